@@ -1,0 +1,20 @@
+"""The commands: ``python -m deblur_jax {restore,convert,prepare}``."""
+
+import argparse
+
+from deblur_jax.commands import convert, prepare, restore
+from deblur_jax.errors import one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deblur_jax", description="Image deblurring.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (restore, convert, prepare):
+        command.add_parser(commands)
+    args = parser.parse_args()
+    with one_line_errors():
+        args.run(args)
+
+
+if __name__ == "__main__":
+    main()

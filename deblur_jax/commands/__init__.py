@@ -1,0 +1,1 @@
+"""One module a command: ``add_parser`` says what it takes, ``run`` does it."""

@@ -1,0 +1,113 @@
+"""``python -m deblur_jax restore FILES_OR_FOLDERS --weights DIR --out DIR``."""
+
+import argparse
+import collections
+import dataclasses
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from deblur_jax.data.folder import pictures_below
+from deblur_jax.errors import UserError
+from deblur_jax.images import (
+    ImageError,
+    read_photograph,
+    read_upright_size,
+    write_photograph,
+)
+from deblur_jax.inference import Restorer
+
+_MAX_COMPILATIONS = 4
+
+
+class RestoreError(UserError, RuntimeError):
+    """Some pictures could not be restored, or none could be begun."""
+
+
+def add_parser(commands) -> None:
+    """Adds the command to ``commands``."""
+    parser = commands.add_parser("restore", help="deblur photographs")
+    parser.add_argument("pictures", nargs="+", help="files, or folders with pictures")
+    parser.add_argument(
+        "--weights", required=True, help="a workdir, a checkpoint, or a converted weights folder"
+    )
+    parser.add_argument("--out", required=True, help="the folder for the restored pictures")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Restores every picture that can be read; the others are named, and end it with an error.
+
+    Raises:
+        RestoreError: if there is nothing to restore, an input would be overwritten, or some
+            pictures failed.
+    """
+    jobs = _plan(args.pictures, Path(args.out))
+    restorer = Restorer.load(args.weights)
+    failures = []
+
+    readable = []
+    for source, target in jobs:
+        try:
+            readable.append((source, target, read_upright_size(source)))
+        except ImageError as error:
+            failures.append(error)
+    restorer.plan_sizes([size for _, _, size in readable], _MAX_COMPILATIONS)
+
+    # Neighbours of one size: the compiled program stays the same.
+    readable.sort(key=lambda job: job[2])
+    for source, target, _ in tqdm(readable, desc="restoring", unit="picture"):
+        try:
+            _restore(restorer, source, target)
+        except ImageError as error:
+            failures.append(error)
+
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} pictures restored: {args.out}")
+    for failure in failures:
+        print(f"not restored: {failure}", file=sys.stderr)
+    if failures:
+        raise RestoreError(f"{len(failures)} of {len(jobs)} pictures could not be restored")
+
+
+def _restore(restorer: Restorer, source: Path, target: Path) -> None:
+    photograph = read_photograph(source)
+    restored = dataclasses.replace(photograph, colour=restorer(photograph.colour))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_photograph(target, restored)
+
+
+def _plan(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
+    """Each picture with the file to write: a PNG, or a TIFF for a TIFF; folders keep their tree."""
+    sources: list[tuple[Path, Path]] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            sources += [(Path(file), Path(file).relative_to(path)) for file in pictures_below(path)]
+        else:
+            sources.append((path, Path(path.name)))
+    if not sources:
+        raise RestoreError(f"{', '.join(inputs)}: no pictures there")
+
+    targets = {relative: relative.with_suffix(_suffix(relative)) for _, relative in sources}
+    clashes = collections.Counter(targets.values())
+    jobs = {}
+    for source, relative in sources:
+        target = targets[relative]
+        if clashes[target] > 1:  # a.jpg beside a.png
+            target = target.with_stem(f"{relative.stem}_{relative.suffix[1:].lower()}")
+        target = out / target
+        if target in jobs:
+            raise RestoreError(f"{source} and {jobs[target]} would both become {target}")
+        jobs[target] = source
+    originals = {source.resolve() for source, _ in sources}
+    for target, source in jobs.items():
+        if target.resolve() in originals:
+            raise RestoreError(
+                f"{target}: is an input, restored from {source}; choose another --out"
+            )
+    return [(source, target) for target, source in jobs.items()]
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix if path.suffix.lower() in (".tif", ".tiff") else ".png"

@@ -1,0 +1,5 @@
+"""Where pairs of blurred and sharp pictures come from, and how they become batches."""
+
+from deblur_jax.data.sources import CachedPairs, PairSource, open_pairs, open_training_pairs
+
+__all__ = ["CachedPairs", "PairSource", "open_pairs", "open_training_pairs"]

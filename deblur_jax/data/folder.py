@@ -1,0 +1,100 @@
+"""A folder of pairs: ``blur/`` and ``sharp/``, matched by name."""
+
+import numpy as np
+from etils import epath
+
+from deblur_jax.errors import UserError
+from deblur_jax.images import SUFFIXES, PathLike, read_rgb, read_size
+
+BLURRED, SHARP = "blur", "sharp"
+
+
+class PairError(UserError, ValueError):
+    """Pictures that do not pair up; the message names the file."""
+
+
+class FolderPairs:
+    """The pairs below a folder, by name.
+
+    Two layouts are read, here with one sequence: ``blur/SEQ_000001.png`` beside
+    ``sharp/SEQ_000001.png`` (or in sub-folders of both), and GoPro's own ``SEQ/blur/000001.png``
+    beside ``SEQ/sharp/000001.png``.
+
+    Args:
+        root: the folder.
+        blurred: name of the folders with blurred pictures; GoPro's other one is "blur_gamma".
+
+    Raises:
+        PairError: if there are no pairs, a picture has no partner, or a pair differs in size.
+        ImageError: if a picture's header can't be read.
+    """
+
+    def __init__(self, root: PathLike, *, blurred: str = BLURRED):
+        self._files = find_pairs(root, blurred)
+        self.names = list(self._files)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
+        blurred, sharp = self._files[self.names[index]]
+        return {"blurred": read_rgb(blurred), "sharp": read_rgb(sharp)}
+
+
+def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.Path, epath.Path]]:
+    """Files (blurred, sharp) by name, in the order of the names.
+
+    Raises:
+        PairError, ImageError: as ``FolderPairs``.
+    """
+    root = epath.Path(root)
+    if not root.is_dir():
+        raise PairError(f"{root}: no such folder")
+    blurred_files, sharp_files = _pictures_in(root, blurred), _pictures_in(root, SHARP)
+    for ours, theirs, partner in (
+        (blurred_files, sharp_files, SHARP),
+        (sharp_files, blurred_files, blurred),
+    ):
+        alone = sorted(set(ours) - set(theirs))
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise PairError(f"{ours[alone[0]]}: has no partner in {partner}/{more}")
+    if not blurred_files:
+        raise PairError(f"{root}: no pictures in {blurred}/ and {SHARP}/")
+    pairs = {name: (blurred_files[name], sharp_files[name]) for name in sorted(blurred_files)}
+    for blurred_file, sharp_file in pairs.values():
+        blurred_size, sharp_size = read_size(blurred_file), read_size(sharp_file)
+        if blurred_size != sharp_size:
+            raise PairError(
+                f"{blurred_file}: is {blurred_size[1]}x{blurred_size[0]}, but {sharp_file} is "
+                f"{sharp_size[1]}x{sharp_size[0]}"
+            )
+    return pairs
+
+
+def pictures_below(folder: epath.Path) -> list[epath.Path]:
+    """All pictures in a folder and its sub-folders, sorted; hidden ones are left out."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.suffix.lower() in SUFFIXES:
+            found.append(entry)
+        elif entry.is_dir():
+            found += pictures_below(entry)
+    return found
+
+
+def _pictures_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:
+    """Pictures in ``root/kind/**`` and ``root/*/kind``, by their path without ``kind``."""
+    folders = [root / kind] if (root / kind).is_dir() else sorted(root.glob(f"*/{kind}"))
+    found = {}
+    for folder in folders:
+        for file in pictures_below(folder):
+            inside = file.relative_to(folder).with_suffix("")
+            name = (folder.parent.relative_to(root) / inside).as_posix()
+            if name in found:
+                raise PairError(f"{file}: has the same name as {found[name]}")
+            found[name] = file
+    return found

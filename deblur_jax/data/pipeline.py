@@ -1,0 +1,76 @@
+"""Pairs to batches: the batch of a step is a function of (seed, step) alone."""
+
+import functools
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from deblur_jax.data.sources import CachedPairs, PairSource
+from deblur_jax.data.transforms import random_patch
+
+_BATCHES_AHEAD = 8
+_READ_THREADS = 4
+_GIB = 2**30
+
+
+def training_batches(
+    source: PairSource,
+    *,
+    batch_size: int,
+    patch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+    cache_gib: float = 0.0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless training batches, from ``start_step`` on.
+
+    Every epoch is a new permutation of the pairs, every visit a new crop and flip. Neither depends
+    on the number of processes or workers, so the step is all that a checkpoint need know.
+
+    Args:
+        source: the pairs.
+        batch_size: global, over all processes.
+        patch_size: height and width of the patches, in pixels.
+        seed: of permutations and patches.
+        start_step: the step of the first batch.
+        num_workers: processes that read and crop; 0 for threads of this process.
+        cache_gib: memory for decoded pictures, divided among the workers.
+        process_index: which share of every batch to give, 0 to ``process_count`` - 1.
+        process_count: number of shares; it divides ``batch_size``.
+
+    Yields:
+        ``blurred`` and ``sharp``, (batch_size / process_count, patch, patch, 3) uint8.
+    """
+    cached = CachedPairs(source, cache_gib * _GIB / max(1, num_workers))
+    patches = (
+        grain.MapDataset.source(cached)
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .random_map(functools.partial(_patch, size=patch_size))
+    )
+    # Batches of one share each, so that a process gets neighbouring rows of the global batch.
+    shares = patches.batch(batch_size // process_count)
+    batches = shares[process_index::process_count][start_step:]
+    threads = 1 if num_workers else _READ_THREADS
+    iterable = batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BATCHES_AHEAD)
+    )
+    if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, parsed or not
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    iterator = iter(iterable)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _patch(pair, rng: np.random.Generator, *, size: int):
+    return random_patch(pair, rng, size)

@@ -1,0 +1,102 @@
+"""Pairs as a TFDS data set in array_record files: one sequential store instead of many files."""
+
+import io
+import os
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from deblur_jax.data.folder import PairError
+from deblur_jax.images import PathLike, read_png
+
+_INFO_FILE = "dataset_info.json"
+NAME = "pairs"
+VERSION = "1.0.0"
+
+
+class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes pairs of picture files, split by split; TensorFlow is not needed.
+
+    Args:
+        data_dir: where the data set goes, below ``pairs/1.0.0``.
+        splits: for each split its pairs, as ``folder.find_pairs`` gives them.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+    name = NAME
+
+    def __init__(self, *, data_dir: PathLike, splits: dict[str, dict[str, tuple]]):
+        self._pairs = splits
+        super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+        features = {"name": tfds.features.Text(), "blurred": picture, "sharp": picture}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Pairs of a blurred picture and its sharp original.",
+            features=tfds.features.FeaturesDict(features),
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._examples(pairs) for split, pairs in self._pairs.items()}
+
+    def _generate_examples(self):
+        raise AssertionError("every split brings its own generator")
+
+    def _examples(self, pairs):
+        for name, (blurred, sharp) in pairs.items():
+            # Encoded bytes pass through TFDS untouched; arrays it would encode with TensorFlow.
+            pictures = {"blurred": read_png(blurred), "sharp": read_png(sharp)}
+            yield name, {"name": name, **{k: io.BytesIO(v) for k, v in pictures.items()}}
+
+
+class PreparedPairs:
+    """One split of a data set that ``PairsBuilder`` wrote, in the order of the names.
+
+    Raises:
+        PairError: if the data set has no such split.
+    """
+
+    def __init__(self, folder: PathLike, split: str):
+        builder = tfds.builder_from_directory(os.fspath(_version_folder(folder)))
+        if split not in builder.info.splits:
+            raise PairError(
+                f"{folder}: has no split {split!r}, only {', '.join(builder.info.splits)}"
+            )
+        self._records = builder.as_data_source(split)
+        undecoded = dict.fromkeys(("blurred", "sharp"), tfds.decode.SkipDecoding())
+        stored = [_text(r["name"]) for r in builder.as_data_source(split, decoders=undecoded)]
+        self._order = sorted(range(len(stored)), key=stored.__getitem__)
+        self.names = [stored[i] for i in self._order]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
+        record = self._records[self._order[index]]
+        return {"blurred": record["blurred"], "sharp": record["sharp"]}
+
+
+def is_prepared(folder: PathLike) -> bool:
+    """Whether ``PairsBuilder`` wrote this folder."""
+    return _version_folder(folder) is not None
+
+
+def prepared_splits(folder: PathLike) -> list[str]:
+    """The splits of a prepared data set."""
+    return list(tfds.builder_from_directory(os.fspath(_version_folder(folder))).info.splits)
+
+
+def _version_folder(folder: PathLike) -> epath.Path | None:
+    for candidate in (epath.Path(folder), epath.Path(folder) / NAME / VERSION):
+        if (candidate / _INFO_FILE).exists():
+            return candidate
+    return None
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,178 @@
+"""Data sets by name, their splits, and decoded pictures kept in memory."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+
+from deblur_jax.config import DataConfig
+from deblur_jax.data.folder import BLURRED, FolderPairs, PairError
+from deblur_jax.data.prepared import PreparedPairs, is_prepared, prepared_splits
+from deblur_jax.data.synthetic import SPLITS, SyntheticPairs
+
+_SYNTHETIC = "synthetic:"
+
+
+class PairSource(Protocol):
+    """Pairs by index: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
+
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+
+def open_pairs(
+    name: str, split: str, *, length: int = 16, size: int = 256, seed: int = 0
+) -> PairSource:
+    """Opens one split of a data set.
+
+    Args:
+        name: one of
+            "synthetic:FAMILY", the embedded data set;
+            a folder that ``python -m deblur_jax prepare`` made;
+            a folder of pairs, or one with such folders called train/, validation/ and test/.
+            A data set without splits gives all it has, whatever ``split`` is.
+        split: "train", "validation" or "test".
+        length: number of pairs of the embedded data set.
+        size: height and width of the embedded data set's pictures, in pixels.
+        seed: of the embedded data set.
+
+    Raises:
+        PairError, ImageError: if the data set is missing, broken, or has other splits only.
+    """
+    if name.startswith(_SYNTHETIC):
+        family = name.removeprefix(_SYNTHETIC)
+        return SyntheticPairs(family, split, length=length, size=size, seed=seed)
+    available = available_splits(name)
+    if available and split not in available:
+        raise PairError(f"{name}: has no split {split!r}, only {', '.join(available)}")
+    if is_prepared(name):
+        return PreparedPairs(name, split if available else ALL)
+    return FolderPairs(epath.Path(name) / split if available else name)
+
+
+ALL = "all"
+"""The one split of a prepared data set that has no others."""
+
+
+def available_splits(name: str) -> list[str]:
+    """The splits of a data set on disk; empty if it is one undivided set."""
+    folder = epath.Path(name)
+    if is_prepared(folder):
+        return [split for split in prepared_splits(folder) if split != ALL]
+    if not folder.is_dir():
+        raise PairError(f'{name}: no such folder, and not one of the "{_SYNTHETIC}" data sets')
+    if (folder / BLURRED).is_dir():
+        return []
+    return [split for split in SPLITS if (folder / split).is_dir()]
+
+
+def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, PairSource | None]:
+    """Opens what a run trains on, and what it validates on: never the test split.
+
+    The validation pairs are those of ``config.validation``, if given; else of the data set's own
+    validation split; else whole sequences cut off its training split, about
+    ``config.validation_fraction`` of it. They are None where that fraction is 0.
+
+    Raises:
+        PairError, ImageError: as ``open_pairs``.
+    """
+    options = {"size": config.picture_size, "seed": seed}
+    train = open_pairs(config.train, "train", length=config.length, **options)
+    validation = None
+    if config.validation is not None:
+        validation = open_pairs(config.validation, "validation", **options)
+    elif config.validation_fraction > 0:
+        train, validation = _with_validation(train, config, options)
+    if validation is not None and len(validation) > config.validation_limit:
+        spread = np.linspace(0, len(validation) - 1, config.validation_limit).round().astype(int)
+        validation = Subset(validation, spread.tolist())
+    return train, validation
+
+
+def _with_validation(train: PairSource, config: DataConfig, options: dict):
+    if config.train.startswith(_SYNTHETIC):
+        length = config.validation_limit
+        return train, open_pairs(config.train, "validation", length=length, **options)
+    if "validation" in available_splits(config.train):
+        return train, open_pairs(config.train, "validation")
+    held_out = validation_indices(train.names, config.validation_fraction)
+    rest = sorted(set(range(len(train))) - set(held_out))
+    return Subset(train, rest), Subset(train, held_out)
+
+
+def validation_indices(names: Sequence[str], fraction: float) -> list[int]:
+    """Which pairs to hold out of training: whole sequences, from the end of the sorted names.
+
+    A sequence is the part of a name before its last "/" or "_". Frames of one sequence are nearly
+    the same picture, so that splitting it would make validation too easy; only where all pairs are
+    of one sequence, its last frames are taken.
+
+    Raises:
+        PairError: if nothing would be left to train on.
+    """
+    wanted = max(1, round(fraction * len(names)))
+    by_sequence: dict[str, list[int]] = {}
+    for index, name in sorted(enumerate(names), key=lambda item: item[1]):
+        by_sequence.setdefault(_sequence(name), []).append(index)
+    if len(names) < 2:
+        raise PairError("one pair is too few for training and validation: set data.validation")
+    if len(by_sequence) == 1:
+        (frames,) = by_sequence.values()
+        return frames[-min(wanted, len(frames) - 1) :]
+    held_out: list[int] = []
+    for frames in list(by_sequence.values())[:0:-1]:
+        if len(held_out) >= wanted:
+            break
+        held_out += frames
+    return sorted(held_out)
+
+
+def _sequence(name: str) -> str:
+    return name.rpartition("/" if "/" in name else "_")[0]
+
+
+class Subset:
+    """Some pairs of a source, in the order given."""
+
+    def __init__(self, source: PairSource, indices: Sequence[int]):
+        self._source = source
+        self._indices = indices
+        self.names = [source.names[i] for i in indices]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._source[self._indices[index]]
+
+
+class CachedPairs:
+    """Keeps decoded pairs of a source in memory, as many as fit.
+
+    Args:
+        source: the pairs.
+        max_bytes: memory to use; pairs met after it is full are read anew each time.
+    """
+
+    def __init__(self, source: PairSource, max_bytes: float):
+        self._source = source
+        self._free_bytes = max_bytes
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
+        self.names = source.names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index in self._kept:
+            return self._kept[index]
+        pair = self._source[index]
+        size = sum(picture.nbytes for picture in pair.values())
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._kept[index] = pair
+        return pair

@@ -1,0 +1,205 @@
+"""Picture files to arrays and back."""
+
+import dataclasses
+import io
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from etils import epath
+from PIL import Image, ImageOps
+
+from deblur_jax.errors import UserError
+
+PathLike = str | os.PathLike
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""What counts as a picture in a folder."""
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(UserError, ValueError):
+    """A picture that can't be read or written; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Photograph:
+    """A picture as its owner knows it: upright, with what a network does not touch kept beside.
+
+    Attributes:
+        colour: (h, w, 3) for a colour picture or (h, w) for a grey one, float32 in [0, 1].
+        alpha: (h, w) float32 in [0, 1], or None.
+        bits: 8 or 16, per channel.
+        icc_profile: the colour space, or None.
+    """
+
+    colour: np.ndarray
+    alpha: np.ndarray | None = None
+    bits: int = 8
+    icc_profile: bytes | None = None
+
+
+def read_rgb(path: PathLike) -> np.ndarray:
+    """Reads a picture as (h, w, 3) uint8, as it is stored.
+
+    Raises:
+        ImageError: if the file is missing, truncated or no picture.
+    """
+    with _errors_naming(path), epath.Path(path).open("rb") as file:
+        return np.asarray(Image.open(file).convert("RGB"))
+
+
+def read_png(path: PathLike) -> bytes:
+    """Reads a picture as an RGB PNG, checked to be whole; an RGB PNG file comes as it is.
+
+    Raises:
+        ImageError: as ``read_rgb``.
+    """
+    with _errors_naming(path):
+        content = epath.Path(path).read_bytes()
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+        if (picture.format, picture.mode) != ("PNG", "RGB"):
+            stream = io.BytesIO()
+            picture.convert("RGB").save(stream, "png")
+            content = stream.getvalue()
+        return content
+
+
+def read_size(path: PathLike) -> tuple[int, int]:
+    """Height and width as stored, from the file's header alone.
+
+    Raises:
+        ImageError: as ``read_rgb``.
+    """
+    with _errors_naming(path), epath.Path(path).open("rb") as file:
+        width, height = Image.open(file).size
+        return height, width
+
+
+def read_upright_size(path: PathLike) -> tuple[int, int]:
+    """Height and width of what ``read_photograph`` gives, from the file's header alone.
+
+    Raises:
+        ImageError: as ``read_rgb``.
+    """
+    with _errors_naming(path), epath.Path(path).open("rb") as file:
+        try:
+            picture = Image.open(file)
+        except Image.UnidentifiedImageError:
+            if _is_tiff(path):
+                file.seek(0)
+                return tifffile.TiffFile(file).pages[0].shape[:2]
+            raise
+        width, height = picture.size
+        turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
+
+
+def read_photograph(path: PathLike) -> Photograph:
+    """Reads a picture of any common kind, turned as its EXIF orientation says.
+
+    Grey and colour, with or without alpha, palettes, 8 and 16 bits. Colour PNGs of 16 bits are read
+    with 8, which is all that Pillow offers; 16-bit colour TIFFs keep theirs.
+
+    Raises:
+        ImageError: if the file is missing, truncated or no picture.
+    """
+    with _errors_naming(path), epath.Path(path).open("rb") as file:
+        try:
+            picture = Image.open(file)
+        except Image.UnidentifiedImageError:
+            if _is_tiff(path):
+                file.seek(0)
+                return _photograph_from_array(tifffile.imread(file))
+            raise
+        profile = picture.info.get("icc_profile")
+        upright = _with_plain_mode(ImageOps.exif_transpose(picture))
+        return dataclasses.replace(_photograph_from_array(np.asarray(upright)), icc_profile=profile)
+
+
+def write_photograph(path: PathLike, photograph: Photograph) -> None:
+    """Writes a picture with correct rounding, whole or not at all, in the format of the suffix.
+
+    Raises:
+        ImageError: if it can't be written.
+    """
+    path = epath.Path(path)
+    pixels = _stored_array(photograph)
+    temporary = path.parent / f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
+    try:
+        with temporary.open("wb") as file:
+            if _is_tiff(path):
+                tifffile.imwrite(file, pixels, iccprofile=photograph.icc_profile)
+            else:
+                Image.fromarray(pixels).save(
+                    file, path.suffix[1:], icc_profile=photograph.icc_profile
+                )
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ImageError(f"{path}: can't be written: {error.strerror or error}") from None
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """[0, 1] floats to 8 bits: clipped, then rounded to the nearest."""
+    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _is_tiff(path: PathLike) -> bool:
+    return Path(path).suffix.lower() in (".tif", ".tiff")
+
+
+def _with_plain_mode(picture: Image.Image) -> Image.Image:
+    """Palettes, CMYK and other stores of colour as L, LA, RGB, RGBA or I;16."""
+    if picture.mode in ("L", "LA", "RGB", "RGBA", "I;16"):
+        return picture
+    if picture.mode in ("I;16B", "I;16L", "I"):
+        return Image.fromarray(np.clip(np.asarray(picture), 0, 65535).astype(np.uint16))
+    if picture.mode == "1":
+        return picture.convert("L")
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def _photograph_from_array(pixels: np.ndarray) -> Photograph:
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3):
+        raise ValueError(f"pixels are {pixels.dtype} of shape {pixels.shape}: 8 or 16 bits only")
+    bits = pixels.dtype.itemsize * 8
+    values = pixels.astype(np.float32) / (2**bits - 1)
+    if values.ndim == 2:
+        return Photograph(values, bits=bits)
+    channels = values.shape[-1]
+    if channels not in (1, 2, 3, 4):
+        raise ValueError(f"{channels} channels: 1 to 4 only")
+    colour = values[..., 0] if channels < 3 else values[..., :3]
+    return Photograph(colour, values[..., -1] if channels in (2, 4) else None, bits)
+
+
+def _stored_array(photograph: Photograph) -> np.ndarray:
+    colour = photograph.colour
+    if photograph.alpha is not None:
+        colour = np.dstack([colour, photograph.alpha])
+    limit = 2**photograph.bits - 1
+    return np.round(np.clip(colour, 0.0, 1.0) * limit).astype(f"uint{photograph.bits}")
+
+
+class _errors_naming:
+    """Turns whatever goes wrong with a file into an ``ImageError`` that names it."""
+
+    def __init__(self, path: PathLike):
+        self._path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, FileNotFoundError):
+            raise ImageError(f"{self._path}: no such file") from None
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise ImageError(f"{self._path}: not a picture, or damaged at its start") from None
+        if isinstance(error, Exception) and not isinstance(error, ImageError):
+            raise ImageError(f"{self._path}: can't be read: {error}") from error
+        return False

@@ -1,0 +1,194 @@
+"""One picture of any size to its restoration."""
+
+import collections
+from collections.abc import Callable, Iterable
+from typing import Self
+
+import jax
+import numpy as np
+from flax import nnx
+
+from deblur_jax.checkpoint import load_weights
+from deblur_jax.config import Config
+from deblur_jax.images import PathLike
+from deblur_jax.models import build_from_config
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
+
+def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], jax.Array]:
+    """The pure function of inference, for ``jit``, ``pmap`` or a notebook.
+
+    Returns:
+        ``(params, blurred) -> restored``, (b, h, w, 3) float32 each, not clipped; h and w are
+        multiples of the network's ``size_multiple``.
+    """
+
+    def restore(params: nnx.State, blurred: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, params)(blurred)[0]
+
+    return restore
+
+
+class Restorer:
+    """A network with its weights, ready to restore pictures of any size and kind.
+
+    Calls are compiled once for each size of picture; ``plan_sizes`` makes many sizes share few
+    compilations.
+
+    Args:
+        config: the network's.
+        params: its parameters.
+        device: where to run; the first one by default.
+        precision: of products; "highest" is float32 throughout on every device.
+
+    Attributes:
+        restore_fn: the compiled ``(params, blurred) -> restored`` of ``make_restore_fn``.
+        params: the parameters.
+        config: the configuration that the weights came with.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        params: nnx.State,
+        *,
+        device: jax.Device | None = None,
+        precision: str = "highest",
+    ):
+        self._device = device or jax.local_devices()[0]
+        model = nnx.eval_shape(
+            lambda: build_from_config(
+                config.model,
+                rngs=nnx.Rngs(0),
+                platform=self._device.platform,
+                precision=precision,
+            )
+        )
+        self.config = config
+        self.params = jax.device_put(params, self._device)
+        self.restore_fn = jax.jit(make_restore_fn(nnx.graphdef(model)))
+        self._size_multiple = model.size_multiple
+        self._planned: dict[Size, Size] = {}
+
+    @classmethod
+    def load(cls, path: PathLike, **options) -> Self:
+        """Loads a weights folder, a checkpoint, or the workdir of a training run.
+
+        Args:
+            path: see ``checkpoint.weights_folder``.
+            **options: ``device`` and ``precision`` of the constructor.
+
+        Raises:
+            CheckpointError: if there are no weights, or they are damaged.
+        """
+        config, params = load_weights(path, options.get("device"))
+        return cls(config, params, **options)
+
+    def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
+        """Has pictures of these sizes padded to at most ``max_compilations`` common ones.
+
+        Args:
+            sizes: the height and width of every picture to come, with repetitions.
+        """
+        aligned = [self._aligned(size) for size in sizes]
+        self._planned = plan_sizes(aligned, max_compilations)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Restores one picture.
+
+        Grey is restored as a grey RGB picture and averaged back; an alpha channel is kept as it is.
+
+        Args:
+            image: (h, w), (h, w, 1) or (h, w, 2) for grey, (h, w, 3) or (h, w, 4) for RGB, the even
+                ones with alpha; uint8, uint16, or floats in [0, 1]. Anything that
+                ``numpy.asarray`` makes such an array of will do, a Pillow picture for one.
+
+        Returns:
+            The restored picture, same shape and dtype, clipped to [0, 1] or rounded.
+
+        Raises:
+            ValueError: for an array of another shape or dtype.
+        """
+        image = np.asarray(image)
+        values, limit = _as_float(image)
+        channels = 1 if values.ndim == 2 else values.shape[2]
+        pixels = values.reshape(*values.shape[:2], channels)
+        is_grey, has_alpha = channels < 3, channels in (2, 4)
+        colour = pixels[..., : channels - has_alpha]
+
+        rgb = np.repeat(colour, 3, axis=-1) if is_grey else colour
+        restored = np.clip(self._restore_rgb(rgb), 0.0, 1.0)
+        if is_grey:
+            restored = restored.mean(-1, keepdims=True)
+        if has_alpha:
+            restored = np.concatenate([restored, pixels[..., -1:]], axis=-1)
+        restored = restored.reshape(image.shape)
+        if limit is None:
+            return restored.astype(image.dtype)
+        return np.round(restored * limit).astype(image.dtype)
+
+    def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
+        height, width = rgb.shape[:2]
+        aligned = self._aligned((height, width))
+        padded_height, padded_width = self._planned.get(aligned, aligned)
+        padding = ((0, padded_height - height), (0, padded_width - width), (0, 0))
+        padded = np.pad(rgb, padding, mode="edge")
+        batch = jax.device_put(padded[None], self._device)
+        return np.asarray(self.restore_fn(self.params, batch))[0, :height, :width]
+
+    def _aligned(self, size: Size) -> Size:
+        multiple = self._size_multiple
+        return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
+def plan_sizes(sizes: Iterable[Size], max_sizes: int) -> dict[Size, Size]:
+    """Maps each size to one of at most ``max_sizes`` that hold it, wasting few pixels.
+
+    Where there are few enough sizes, each is mapped to itself. Else the two groups whose union
+    wastes least are merged, until few enough are left.
+
+    Args:
+        sizes: with repetitions: a frequent size weighs more.
+    """
+    counts = collections.Counter(sizes)
+    groups = [({size}, size, counts[size]) for size in sorted(counts)]
+    while len(groups) > max_sizes:
+        pairs = [(a, b) for i, a in enumerate(groups) for b in groups[:i]]
+        a, b = min(pairs, key=lambda pair: _wasted_pixels(*pair))
+        groups = [group for group in groups if group is not a and group is not b]
+        groups.append((a[0] | b[0], _union(a[1], b[1]), a[2] + b[2]))
+    return {size: common for members, common, _ in groups for size in members}
+
+
+def _wasted_pixels(a, b) -> int:
+    (_, size_a, count_a), (_, size_b, count_b) = a, b
+    height, width = _union(size_a, size_b)
+    area_a, area_b = size_a[0] * size_a[1], size_b[0] * size_b[1]
+    return height * width * (count_a + count_b) - area_a * count_a - area_b * count_b
+
+
+def _union(a: Size, b: Size) -> Size:
+    return max(a[0], b[0]), max(a[1], b[1])
+
+
+def _as_float(image: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Float32 values in [0, 1], and the largest integer of the dtype, None for floats."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
+        raise ValueError(f"expected (h, w) or (h, w, 1 to 4 channels), got shape {image.shape}")
+    if 0 in image.shape:
+        raise ValueError(f"the picture is empty: shape {image.shape}")
+    if image.dtype in (np.uint8, np.uint16):
+        limit = int(np.iinfo(image.dtype).max)
+        return image.astype(np.float32) / limit, limit
+    if np.issubdtype(image.dtype, np.floating):
+        if not np.isfinite(image).all():
+            raise ValueError("the picture holds numbers that are not finite")
+        return image.astype(np.float32), None
+    raise ValueError(f"expected uint8, uint16 or floats, got {image.dtype}")
+
+
+def count_params(params: nnx.State) -> int:
+    """Number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

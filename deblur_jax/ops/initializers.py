@@ -1,0 +1,23 @@
+"""Parameter initialisers that the papers' recipes depend on."""
+
+import math
+
+import jax
+
+
+def pytorch_default(fan_in: int) -> jax.nn.initializers.Initializer:
+    """PyTorch's default for convolution kernels and biases: uniform within ±1/sqrt(fan_in).
+
+    It is ``kaiming_uniform(a=sqrt(5))`` for the kernel and its companion for the bias, which share
+    one bound. For a transposed convolution PyTorch counts ``fan_in`` over the *output* channels.
+
+    Args:
+        fan_in: number of products summed into one output value, ``channels * height * width``.
+    """
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def initialize(key, shape, dtype=jax.numpy.float32, out_sharding=None):
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+    return initialize

@@ -1,0 +1,44 @@
+"""Resizing of NHWC arrays by factors of two, each in the one convention its network needs."""
+
+import jax
+import jax.numpy as jnp
+
+
+def downsample_nearest(images: jax.Array, factor: int) -> jax.Array:
+    """Keeps every ``factor``-th row and column, from the first: (b, h, w, c) to (b, h/f, w/f, c)."""
+    return images[:, ::factor, ::factor, :]
+
+
+def upsample_nearest(images: jax.Array, factor: int) -> jax.Array:
+    """Repeats every pixel ``factor`` times along both axes: (b, h, w, c) to (b, h·f, w·f, c)."""
+    b, h, w, c = images.shape
+    repeated = jnp.broadcast_to(images[:, :, None, :, None, :], (b, h, factor, w, factor, c))
+    return repeated.reshape(b, h * factor, w * factor, c)
+
+
+def downsample_bilinear(images: jax.Array, factor: int) -> jax.Array:
+    """Shrinks by an even ``factor``, bilinear with half-pixel centres and *without* antialiasing.
+
+    Each output is the mean of the centre 2x2 of its ``factor`` x ``factor`` cell. At a factor of 2
+    that is the mean of the cell; at 4, twelve of its sixteen pixels do not count. MIMO-UNet's
+    targets are made this way (``F.interpolate(mode="bilinear", align_corners=False)``).
+
+    Args:
+        images: (b, h, w, c), h and w multiples of ``factor``.
+
+    Raises:
+        ValueError: if ``factor`` is odd or does not divide h and w.
+    """
+    b, h, w, c = images.shape
+    if factor % 2 or h % factor or w % factor:
+        raise ValueError(f"cannot shrink {h}x{w} bilinearly by {factor}: even divisors only")
+    cells = images.reshape(b, h // factor, factor, w // factor, factor, c)
+    centre = slice(factor // 2 - 1, factor // 2 + 1)
+    return cells[:, :, centre, :, centre, :].mean((2, 4))
+
+
+def depth_to_space(images: jax.Array, factor: int) -> jax.Array:
+    """Moves channel blocks into space: (b, h, w, f·f·c) to (b, h·f, w·f, c), row offset first."""
+    b, h, w, c = images.shape
+    cells = images.reshape(b, h, w, factor, factor, c // factor**2)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)

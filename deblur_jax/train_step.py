@@ -1,0 +1,101 @@
+"""The training step: a pure function of a state and a batch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from deblur_jax.sharding import DATA_AXIS
+
+LossFn = Callable[[tuple[jax.Array, ...], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and changes."""
+
+    step: jax.Array
+    """() int32: batches seen, and so the position in the data."""
+    params: nnx.State
+    opt_state: optax.OptState
+    skipped: jax.Array
+    """() int32: steps passed over for a non-finite loss or gradient."""
+
+
+def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    # Two zeros, not one twice: the step donates its state, and a buffer can be donated once.
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    return TrainState(step, params, optimizer.init(params), skipped)
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh,
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds the compiled step ``(state, batch) -> (state, metrics)``.
+
+    Each device computes loss and gradient of its own rows; one all-reduce averages both. Dropout
+    keys come from (seed, step, row of the global batch), so the number of devices does not change
+    the masks. A step with a non-finite loss or gradient leaves parameters and optimiser untouched.
+
+    Args:
+        graphdef: of the network, from ``nnx.split``.
+        loss_fn: ``(outputs of the network, sharp) -> (loss, its terms)``.
+        optimizer: an optax transformation.
+        seed: of the dropout masks.
+        mesh: from ``sharding.data_mesh``.
+
+    Returns:
+        The step. It donates ``state``: the argument must not be used afterwards. ``batch`` holds
+        ``blurred`` and ``sharp``, (b, h, w, 3) uint8, or float32 in [0, 1]; b is the global batch. ``metrics``
+        are float32 scalars: ``loss``, its terms, ``gradient_norm``, and ``skipped`` in all.
+    """
+
+    def local_loss(params, batch, dropout_keys):
+        model = nnx.merge(graphdef, params)
+        blurred, sharp = _as_float(batch["blurred"]), _as_float(batch["sharp"])
+        return loss_fn(model(blurred, dropout_keys=dropout_keys), sharp)
+
+    def step(state: TrainState, batch):
+        dropout_keys = _row_keys(seed, state.step, len(batch["blurred"]))
+        value_and_grad = jax.value_and_grad(local_loss, has_aux=True)
+        (loss, terms), grads = value_and_grad(state.params, batch, dropout_keys)
+        loss, terms, grads = jax.lax.pmean((loss, terms, grads), DATA_AXIS)
+
+        gradient_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
+        metrics = {"loss": loss, **terms, "gradient_norm": gradient_norm, "skipped": skipped}
+        return TrainState(state.step + 1, params, opt_state, skipped), metrics
+
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False
+    )
+    return jax.jit(sharded, donate_argnums=0)
+
+
+def _row_keys(seed: int, step: jax.Array, local_rows: int) -> jax.Array:
+    """One key for each local row of the global batch."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    first = jax.lax.axis_index(DATA_AXIS) * local_rows
+    return jax.vmap(lambda row: jax.random.fold_in(key, first + row))(jnp.arange(local_rows))
+
+
+def _as_float(images: jax.Array) -> jax.Array:
+    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images

@@ -1,0 +1,303 @@
+"""The training loop: the one place where things happen in an order."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import signal
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from deblur_jax import metrics
+from deblur_jax.checkpoint import Checkpoints, load_weights
+from deblur_jax.config import Config, ConfigError
+from deblur_jax.data import PairSource, open_training_pairs
+from deblur_jax.data.pipeline import training_batches
+from deblur_jax.errors import UserError
+from deblur_jax.images import PathLike
+from deblur_jax.inference import Restorer, count_params
+from deblur_jax.losses import mimo_unet_loss
+from deblur_jax.models import build_from_config
+from deblur_jax.optim import make_optimizer, make_schedule
+from deblur_jax.sharding import batch_sharding, data_mesh, prefetch_to_device, replicated
+from deblur_jax.train_step import TrainState, init_state, make_train_step
+
+LOG_FILE = "log.jsonl"
+_PROFILED_STEPS = range(10, 15)
+"""Counted from where the run starts: the first ones compile."""
+
+
+class NonFiniteError(UserError, RuntimeError):
+    """The loss or its gradient stopped being finite more often than the config allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    finished: bool
+    best_step: int | None
+
+
+def train(config: Config, workdir: PathLike) -> Outcome:
+    """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
+
+    SIGTERM and Ctrl-C save a checkpoint and return; the same call then goes on as if it had never
+    stopped. Where the start comes from: a checkpoint in the workdir, else ``config.init_from``,
+    else random parameters from ``config.seed``.
+
+    Args:
+        config: validated, of ``config.py``.
+        workdir: where checkpoints, ``log.jsonl``, ``tensorboard/`` and ``profile/`` go.
+
+    Raises:
+        CheckpointError: if a checkpoint can't be written or read.
+        NonFiniteError: after more than ``config.max_skipped_steps`` non-finite steps.
+        PairError, ImageError: if the data is broken.
+    """
+    # ----------------------------------------------------------------------------- devices, data
+    workdir = epath.Path(workdir)
+    mesh = data_mesh(config.batch_size)
+    platform = mesh.devices.flat[0].platform
+    training_pairs, validation_pairs = open_training_pairs(config.data, config.seed)
+
+    # ------------------------------------------------------------------ network, optimiser, state
+    model = build_from_config(config.model, rngs=nnx.Rngs(config.seed), platform=platform)
+    graphdef, params = nnx.split(model)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    schedule = make_schedule(config.optimizer, config.num_steps)
+    loss_fn = functools.partial(mimo_unet_loss, **dataclasses.asdict(config.loss))
+    train_step = make_train_step(graphdef, loss_fn, optimizer, seed=config.seed, mesh=mesh)
+    checkpoints = Checkpoints(workdir, config)
+    state = _starting_state(config, params, optimizer, checkpoints, mesh)
+    start_step = int(state.step)
+
+    # --------------------------------------------------------------------------- what the run says
+    log = _Log(workdir, start_step)
+    log.note(
+        f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
+        f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
+    )
+    if config.about:
+        log.note(config.about)
+
+    # -------------------------------------------------------------------------------------- loop
+    batches = training_batches(
+        training_pairs,
+        batch_size=config.batch_size,
+        patch_size=config.data.patch_size,
+        seed=config.seed,
+        start_step=start_step,
+        num_workers=config.data.num_workers,
+        cache_gib=config.data.cache_gib,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    validate = functools.partial(_validate, config, validation_pairs)
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpoints.close)
+        stack.callback(log.close)
+        stack.enter_context(contextlib.closing(batches))
+        stop = stack.enter_context(_StopSignal())
+        bar = stack.enter_context(
+            tqdm(desc="training", unit="step", initial=start_step, total=config.num_steps)
+        )
+        monitor = _Monitor(config, schedule, log, bar)
+        step = start_step
+        for batch in prefetch_to_device(batches, batch_sharding(mesh)):
+            if step == config.num_steps or stop.requested:
+                break
+            _profile(config, workdir, step - start_step)
+            state, step_metrics = train_step(state, batch)
+            monitor.follow(step, step_metrics)
+            step += 1
+            if step % config.checkpoint_every == 0 and step < config.num_steps:
+                monitor.catch_up()
+                checkpoints.save(step, state, validate(state, log))
+
+        # ----------------------------------------------------------------------------------- end
+        monitor.catch_up()
+        finished = step == config.num_steps
+        if checkpoints.latest_step() != step:
+            checkpoints.save(step, state, validate(state, log) if finished else None)
+        checkpoints.wait()
+        return Outcome(step, finished, checkpoints.best_step())
+
+
+def _starting_state(config, params, optimizer, checkpoints, mesh) -> TrainState:
+    if config.init_from is not None:
+        params = _params_to_start_from(config)
+    # A copy: the step donates its state, and a donated alias would take the caller's arrays along.
+    state = jax.device_put(init_state(params, optimizer), replicated(mesh), may_alias=False)
+    return checkpoints.restore(state) or state
+
+
+def _params_to_start_from(config: Config) -> nnx.State:
+    other, params = load_weights(config.init_from)
+    for field in ("name", "base_channels", "num_res_blocks"):
+        ours, theirs = getattr(config.model, field), getattr(other.model, field)
+        if ours != theirs:
+            raise ConfigError(
+                f"config.init_from {config.init_from} has model.{field} {theirs}, not {ours}"
+            )
+    return params
+
+
+def _validate(
+    config: Config, pairs: PairSource | None, state: TrainState, log: "_Log"
+) -> float | None:
+    """Mean PSNR over the validation pairs; None without any."""
+    if pairs is None:
+        return None
+    params = jax.device_get(state.params)
+    restorer = Restorer(config, params)
+    scores, scores_blurred = [], []
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
+        restored = restorer(blurred)
+        scores.append(float(metrics.psnr(restored, sharp)))
+        scores_blurred.append(float(metrics.psnr(blurred, sharp)))
+        if index == 0:
+            log.picture(int(state.step), np.concatenate([blurred, restored, sharp], axis=1))
+    means = {
+        "validation_psnr": float(np.mean(scores)),
+        "validation_psnr_blurred": float(np.mean(scores_blurred)),
+    }
+    log.row(int(state.step), means)
+    return means["validation_psnr"]
+
+
+class _Monitor:
+    """Reads each step's metrics one step late, so that the device never waits for the host."""
+
+    def __init__(self, config: Config, schedule, log: "_Log", bar: tqdm):
+        self._config = config
+        self._schedule = schedule
+        self._log = log
+        self._bar = bar
+        self._unread = None
+        self._since_log = []
+        self._time = time.monotonic()
+
+    def follow(self, step: int, step_metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of ``step``, and reads those of the step before."""
+        self.catch_up()
+        self._unread = step, step_metrics
+
+    def catch_up(self) -> None:
+        """Reads what is unread.
+
+        Raises:
+            NonFiniteError: if too many steps were skipped.
+        """
+        if self._unread is None:
+            return
+        (step, step_metrics), self._unread = self._unread, None
+        values = {name: float(value) for name, value in jax.device_get(step_metrics).items()}
+        if values["skipped"] > self._config.max_skipped_steps:
+            raise NonFiniteError(
+                f"step {step}: the loss or its gradient is not finite (loss {values['loss']}); "
+                f"{values['skipped']:.0f} steps skipped, config.max_skipped_steps allows "
+                f"{self._config.max_skipped_steps}. No checkpoint after it was written: lower "
+                "optimizer.learning_rate, or use model.dtype float32"
+            )
+        self._bar.update()
+        self._since_log.append(values)
+        if (step + 1) % self._config.log_every == 0:
+            self._write(step + 1)
+
+    def _write(self, step: int) -> None:
+        finite = [v for v in self._since_log if np.isfinite(v["loss"])] or self._since_log
+        means = {name: float(np.mean([v[name] for v in finite])) for name in finite[0]}
+        means["skipped"] = self._since_log[-1]["skipped"]
+        now = time.monotonic()
+        means["learning_rate"] = float(self._schedule(step - 1))
+        means["steps_per_second"] = len(self._since_log) / (now - self._time)
+        self._bar.set_postfix(loss=f"{means['loss']:.4f}")
+        self._log.row(step, means)
+        self._since_log, self._time = [], now
+
+
+class _Log:
+    """JSON lines and TensorBoard; rows after ``start_step``, of a run cut off, are dropped."""
+
+    def __init__(self, workdir: epath.Path, start_step: int):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._file = workdir / LOG_FILE
+        self._file.write_text("".join(_rows_until(self._file, start_step)))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def note(self, text: str) -> None:
+        """A line for the reader of the terminal."""
+        if self._active:
+            tqdm.write(text)
+
+    def row(self, step: int, values: dict[str, float]) -> None:
+        """Scalars of a step."""
+        if self._active:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, picture: np.ndarray) -> None:
+        """Before, after and truth side by side, (h, 3w, 3) in [0, 1]."""
+        if self._active:
+            self._board.add_image("blurred | restored | sharp", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._active:
+            self._board.close()
+
+
+def _rows_until(file: epath.Path, step: int) -> Iterator[str]:
+    if file.exists():
+        for line in file.read_text().splitlines(keepends=True):
+            with contextlib.suppress(json.JSONDecodeError):  # cut off while it was written
+                if json.loads(line)["step"] <= step:
+                    yield line
+
+
+class _StopSignal:
+    """Turns the first SIGTERM or Ctrl-C into a request; a second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self):
+        self._previous = {s: signal.signal(s, self._request) for s in self._signals}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    _signals = (signal.SIGTERM, signal.SIGINT)
+
+    def _request(self, number, frame):
+        del frame
+        self.requested = True
+        tqdm.write(f"{signal.Signals(number).name}: saving a checkpoint after this step")
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+
+
+def _profile(config: Config, workdir: epath.Path, steps_done: int) -> None:
+    if not config.profile:
+        return
+    if steps_done == _PROFILED_STEPS.start:
+        jax.profiler.start_trace(str(workdir / "profile"))
+    elif steps_done == _PROFILED_STEPS.stop:
+        jax.profiler.stop_trace()

@@ -1,0 +1,63 @@
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image
+
+hypothesis.settings.register_profile("project", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture
+def make_pairs(tmp_path):
+    """Writes a folder of pairs: names to (height, width)."""
+
+    def make(sizes: dict[str, tuple[int, int]], root=tmp_path / "pairs", seed=0):
+        rng = np.random.default_rng(seed)
+        for name, size in sizes.items():
+            sharp = rng.integers(0, 256, (*size, 3), np.uint8)
+            blurred = ((sharp.astype(int) + np.roll(sharp, 1, 1)) // 2).astype(np.uint8)
+            for kind, picture in (("blur", blurred), ("sharp", sharp)):
+                file = root / kind / f"{name}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(file)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def tiny_config():
+    """A network and a run of seconds."""
+    from deblur_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+
+    return Config(
+        batch_size=2,
+        num_steps=6,
+        model=ModelConfig(base_channels=2, num_res_blocks=1),
+        data=DataConfig(
+            train="synthetic:pan", length=4, picture_size=32, patch_size=16, validation_limit=2
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        log_every=2,
+        checkpoint_every=2,
+    )
+
+
+@pytest.fixture
+def tiny_weights(tmp_path, tiny_config):
+    """A weights folder with a random tiny network."""
+    from flax import nnx
+
+    from deblur_jax.checkpoint import save_weights
+    from deblur_jax.models import build_from_config
+
+    model = build_from_config(tiny_config.model, rngs=nnx.Rngs(0))
+    save_weights(tmp_path / "weights", nnx.state(model), tiny_config)
+    return tmp_path / "weights"

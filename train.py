@@ -1,0 +1,58 @@
+"""Trains a network: ``python train.py --config configs/quickstart.py --workdir runs/quickstart``.
+
+Any field of the config may be replaced: ``--config.optimizer.learning_rate=2e-4``. The same command
+goes on from the newest checkpoint in the workdir.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from deblur_jax.config import Config, ConfigError, field_names, unknown_field_message
+from deblur_jax.errors import one_line_errors
+from deblur_jax.training import train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.", required=True)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    with one_line_errors():
+        config = _CONFIG.value
+        if not isinstance(config, Config):
+            file = config_flags.get_config_filename(flags.FLAGS["config"])
+            raise ConfigError(f"--config {file}: no such file, or it returns no Config")
+        outcome = train(config.validate().freeze(), _WORKDIR.value)
+    if outcome.finished:
+        best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
+        print(f"trained {outcome.step} steps{best}: weights in {_WORKDIR.value}")
+    else:
+        print(f"stopped at step {outcome.step}: the same command goes on from there")
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    with one_line_errors():
+        try:
+            for argument in argv[1:]:
+                _check_override(argument)
+            rest = flags.FLAGS(argv)[1:]
+            if rest:
+                raise ConfigError(f"{rest[0]}: not understood; a field is set with --config.X=Y")
+            if _CONFIG.value is None:
+                raise ConfigError("--config is missing: name a file of configs/")
+        except flags.Error as error:
+            raise ConfigError(str(error).splitlines()[0]) from None
+    return argv[:1]
+
+
+def _check_override(argument: str) -> None:
+    name = argument.lstrip("-").partition("=")[0]
+    if name.startswith("config.") and name.removeprefix("config.") not in field_names():
+        raise ConfigError(unknown_field_message(name.removeprefix("config.")))
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main, flags_parser=_parse_flags))
