@@ -10,6 +10,7 @@ from deblur_jax.report import table
 
 
 def main() -> None:
+    """Parses, evaluates, prints the table."""
     args = _parse_args()
     with one_line_errors():
         restorer = Restorer.load(args.weights, precision=args.precision)

@@ -6,7 +6,7 @@ goes on from the newest checkpoint in the workdir.
 
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from deblur_jax.config import Config, ConfigError, field_names, unknown_field_message
@@ -14,12 +14,12 @@ from deblur_jax.errors import one_line_errors
 from deblur_jax.training import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.")
 
 
 def main(argv: list[str]) -> None:
+    """Trains, and says where the weights are."""
     del argv
-    logging.set_verbosity(logging.WARNING)
     with one_line_errors():
         config = _CONFIG.value
         if not isinstance(config, Config):
@@ -43,6 +43,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
                 raise ConfigError(f"{rest[0]}: not understood; a field is set with --config.X=Y")
             if _CONFIG.value is None:
                 raise ConfigError("--config is missing: name a file of configs/")
+            if not _WORKDIR.value:
+                raise ConfigError("--workdir is missing: name a folder for checkpoints and logs")
         except flags.Error as error:
             raise ConfigError(str(error).splitlines()[0]) from None
     return argv[:1]

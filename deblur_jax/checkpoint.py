@@ -76,7 +76,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: TrainState, validation_psnr: float | None) -> None:
-        """Starts to save; whatever went wrong with the save before is raised now.
+        """Starts to save; ``check`` and ``wait`` tell how it went.
 
         Raises:
             CheckpointError: naming the folder.
@@ -90,6 +90,15 @@ class Checkpoints:
         with self._errors_named():
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
+    def check(self) -> None:
+        """Returns at once, if all went well so far.
+
+        Raises:
+            CheckpointError: if a save failed.
+        """
+        with self._errors_named():
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Returns when all is on disk.
 
@@ -98,7 +107,7 @@ class Checkpoints:
         """
         with self._errors_named():
             self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        self.check()
 
     def latest_step(self) -> int | None:
         """The newest step there is a checkpoint of."""

@@ -111,8 +111,8 @@ class Config(_Section):
     init_from: str | None = None
     """A weights folder to start from instead of a random network."""
     log_every: int = 50
-    validate_every: int = 1000
     checkpoint_every: int = 1000
+    """Steps between checkpoints, each with a validation."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep, besides the best."""
     max_skipped_steps: int = 0
@@ -126,9 +126,9 @@ class Config(_Section):
         Raises:
             ConfigError: naming the field.
         """
-        for name in ("batch_size", "num_steps", "log_every", "validate_every", "checkpoint_every"):
+        positive = ("batch_size", "num_steps", "log_every", "checkpoint_every", "keep_checkpoints")
+        for name in positive:
             _require(getattr(self, name) >= 1, name, "must be at least 1")
-        _require(self.keep_checkpoints >= 1, "keep_checkpoints", "must be at least 1")
         _require(self.max_skipped_steps >= 0, "max_skipped_steps", "must not be negative")
         _require(self.data.patch_size >= 4, "data.patch_size", "must be at least 4")
         _require(self.data.patch_size % 4 == 0, "data.patch_size", "must be a multiple of 4")
@@ -197,7 +197,7 @@ def field_names(section: type = Config, prefix: str = "") -> list[str]:
 def unknown_field_message(name: str) -> str:
     """One line for a field that does not exist, with the nearest that do."""
     known = field_names()
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1)
     last = name.rpartition(".")[2]
     near += [k for k in known if k.rpartition(".")[2] == last and k not in near]
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"

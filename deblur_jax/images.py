@@ -87,15 +87,10 @@ def read_upright_size(path: PathLike) -> tuple[int, int]:
         ImageError: as ``read_rgb``.
     """
     with _errors_naming(path), epath.Path(path).open("rb") as file:
-        try:
-            picture = Image.open(file)
-        except Image.UnidentifiedImageError:
-            if _is_tiff(path):
-                file.seek(0)
-                return tifffile.TiffFile(file).pages[0].shape[:2]
-            raise
+        picture = Image.open(file)
         width, height = picture.size
-        turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        is_turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = is_turned and picture.format != "TIFF"  # whose size Pillow turns itself
         return (width, height) if turned else (height, width)
 
 
@@ -109,16 +104,14 @@ def read_photograph(path: PathLike) -> Photograph:
         ImageError: if the file is missing, truncated or no picture.
     """
     with _errors_naming(path), epath.Path(path).open("rb") as file:
-        try:
-            picture = Image.open(file)
-        except Image.UnidentifiedImageError:
-            if _is_tiff(path):
-                file.seek(0)
-                return _photograph_from_array(tifffile.imread(file))
-            raise
+        picture = Image.open(file)
         profile = picture.info.get("icc_profile")
-        upright = _with_plain_mode(ImageOps.exif_transpose(picture))
-        return dataclasses.replace(_photograph_from_array(np.asarray(upright)), icc_profile=profile)
+        if picture.format == "TIFF" and picture.mode in ("RGB", "RGBA"):
+            file.seek(0)
+            pixels = _read_rgb_tiff(file)
+        else:
+            pixels = np.asarray(_with_plain_mode(ImageOps.exif_transpose(picture)))
+        return dataclasses.replace(_photograph_from_array(pixels), icc_profile=profile)
 
 
 def write_photograph(path: PathLike, photograph: Photograph) -> None:
@@ -151,6 +144,20 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 def _is_tiff(path: PathLike) -> bool:
     return Path(path).suffix.lower() in (".tif", ".tiff")
+
+
+def _read_rgb_tiff(file) -> np.ndarray:
+    """The first page of a TIFF with all its bits, of which Pillow would keep 8, upright."""
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages[0]
+        pixels = page.asarray()
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+            pixels = np.moveaxis(pixels, 0, -1)
+        orientation = page.tags.valueof(_EXIF_ORIENTATION, 1)
+    flip_rows, flip_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
 def _with_plain_mode(picture: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ from deblur_jax.config import Config, ConfigError
 from deblur_jax.data import PairSource, open_training_pairs
 from deblur_jax.data.pipeline import training_batches
 from deblur_jax.errors import UserError
-from deblur_jax.images import PathLike
+from deblur_jax.images import PathLike, to_uint8
 from deblur_jax.inference import Restorer, count_params
 from deblur_jax.losses import mimo_unet_loss
 from deblur_jax.models import build_from_config
@@ -36,6 +36,10 @@ _PROFILED_STEPS = range(10, 15)
 
 class NonFiniteError(UserError, RuntimeError):
     """The loss or its gradient stopped being finite more often than the config allows."""
+
+
+class LogError(UserError, RuntimeError):
+    """The log can't be written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
 
     Raises:
         CheckpointError: if a checkpoint can't be written or read.
+        LogError: if the log can't be written.
         NonFiniteError: after more than ``config.max_skipped_steps`` non-finite steps.
         PairError, ImageError: if the data is broken.
     """
@@ -118,6 +123,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
             _profile(config, workdir, step - start_step)
             state, step_metrics = train_step(state, batch)
             monitor.follow(step, step_metrics)
+            checkpoints.check()
             step += 1
             if step % config.checkpoint_every == 0 and step < config.num_steps:
                 monitor.catch_up()
@@ -154,7 +160,7 @@ def _params_to_start_from(config: Config) -> nnx.State:
 def _validate(
     config: Config, pairs: PairSource | None, state: TrainState, log: "_Log"
 ) -> float | None:
-    """Mean PSNR over the validation pairs; None without any."""
+    """Mean PSNR over the validation pairs; None without any, or if it is not finite."""
     if pairs is None:
         return None
     params = jax.device_get(state.params)
@@ -173,7 +179,7 @@ def _validate(
         "validation_psnr_blurred": float(np.mean(scores_blurred)),
     }
     log.row(int(state.step), means)
-    return means["validation_psnr"]
+    return means["validation_psnr"] if np.isfinite(means["validation_psnr"]) else None
 
 
 class _Monitor:
@@ -245,22 +251,33 @@ class _Log:
             tqdm.write(text)
 
     def row(self, step: int, values: dict[str, float]) -> None:
-        """Scalars of a step."""
-        if self._active:
+        """Scalars of a step.
+
+        Raises:
+            LogError: if they can't be written.
+        """
+        if not self._active:
+            return
+        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        try:
             with self._file.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                file.write(json.dumps({"step": step, **finite}) + "\n")
+        except OSError as error:
+            raise LogError(f"{self._file}: can't be written: {error.strerror}") from None
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, picture: np.ndarray) -> None:
         """Before, after and truth side by side, (h, 3w, 3) in [0, 1]."""
         if self._active:
+            picture = to_uint8(np.nan_to_num(picture))
             self._board.add_image("blurred | restored | sharp", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is left, if the disk takes it."""
         if self._active:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
 
 
 def _rows_until(file: epath.Path, step: int) -> Iterator[str]:

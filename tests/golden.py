@@ -25,8 +25,9 @@ def recorded(model_name: str):
 
 @functools.cache
 def network(model_name: str):
-    """The graphdef, unrolled and precise, and the golden parameters."""
-    model = build_model(model_name, rngs=nnx.Rngs(0), precision="highest", unroll=True)
+    """The graphdef, precise and without dropout as in the recorded runs, and the parameters."""
+    options = {"dropout_rate": 0.0, "precision": "highest"}
+    model = build_model(model_name, rngs=nnx.Rngs(0), **options)
     graphdef, params = nnx.split(model)
     shapes = {name: array.shape for name, array in state_dict_from_params(params).items()}
     names = recorded(model_name)["param_names"].tolist()

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from deblur_jax.config import OptimizerConfig
@@ -17,5 +19,5 @@ def test_cosine_schedule_rises_then_falls_to_zero():
     config = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=10)
     rates = [float(make_schedule(config, 100)(step)) for step in range(101)]
     assert 0 < rates[0] < rates[5] < rates[10] == pytest.approx(1.0)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[100] == pytest.approx(0.0, abs=1e-6)

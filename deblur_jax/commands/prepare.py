@@ -7,7 +7,7 @@ from etils import epath
 
 from deblur_jax.data.folder import PairError, find_pairs
 from deblur_jax.data.prepared import PairsBuilder, is_prepared
-from deblur_jax.data.sources import ALL, available_splits
+from deblur_jax.data.sources import UNDIVIDED, available_splits
 
 
 def add_parser(commands) -> None:
@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
         raise PairError(f"{args.out}: holds a prepared data set; nothing was overwritten")
     splits = available_splits(args.folder)
     folders = {split: epath.Path(args.folder) / split for split in splits}
-    pairs = {split: find_pairs(folder) for split, folder in (folders or {ALL: args.folder}).items()}
+    pairs = {
+        split: find_pairs(folder) for split, folder in (folders or {UNDIVIDED: args.folder}).items()
+    }
     tfds.display_progress_bar(True)
     PairsBuilder(data_dir=args.out, splits=pairs).download_and_prepare()
     counts = ", ".join(f"{len(found)} pairs ({split})" for split, found in pairs.items())

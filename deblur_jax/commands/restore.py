@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         RestoreError: if there is nothing to restore, an input would be overwritten, or some
             pictures failed.
     """
-    jobs = _plan(args.pictures, Path(args.out))
+    jobs = plan_targets(args.pictures, Path(args.out))
     restorer = Restorer.load(args.weights)
     failures = []
 
@@ -77,8 +77,12 @@ def _restore(restorer: Restorer, source: Path, target: Path) -> None:
     write_photograph(target, restored)
 
 
-def _plan(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
-    """Each picture with the file to write: a PNG, or a TIFF for a TIFF; folders keep their tree."""
+def plan_targets(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
+    """Each picture with the file to write: a PNG, or a TIFF for a TIFF; folders keep their tree.
+
+    Raises:
+        RestoreError: if there are no pictures, two would become one, or an input be overwritten.
+    """
     sources: list[tuple[Path, Path]] = []
     for name in inputs:
         path = Path(name)
@@ -89,15 +93,14 @@ def _plan(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
     if not sources:
         raise RestoreError(f"{', '.join(inputs)}: no pictures there")
 
-    targets = {relative: relative.with_suffix(_suffix(relative)) for _, relative in sources}
-    clashes = collections.Counter(targets.values())
-    jobs = {}
+    sharing = collections.Counter(_renamed(relative) for relative in {r for _, r in sources})
+    jobs: dict[Path, Path] = {}
     for source, relative in sources:
-        target = targets[relative]
-        if clashes[target] > 1:  # a.jpg beside a.png
+        target = _renamed(relative)
+        if sharing[target] > 1:  # a.jpg beside a.png
             target = target.with_stem(f"{relative.stem}_{relative.suffix[1:].lower()}")
         target = out / target
-        if target in jobs:
+        if jobs.get(target, source).resolve() != source.resolve():
             raise RestoreError(f"{source} and {jobs[target]} would both become {target}")
         jobs[target] = source
     originals = {source.resolve() for source, _ in sources}
@@ -109,5 +112,5 @@ def _plan(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
     return [(source, target) for target, source in jobs.items()]
 
 
-def _suffix(path: Path) -> str:
-    return path.suffix if path.suffix.lower() in (".tif", ".tiff") else ".png"
+def _renamed(path: Path) -> Path:
+    return path if path.suffix.lower() in (".tif", ".tiff") else path.with_suffix(".png")

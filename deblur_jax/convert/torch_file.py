@@ -55,14 +55,14 @@ def read_torch_file(path: str | Path) -> dict:
 
     Raises:
         WeightFileError: if the file is no PyTorch file, is truncated, or holds anything but
-            tensors, numbers, strings and containers.
-        FileNotFoundError: if there is no such file.
+            tensors, numbers, strings and containers; or if there is no such file.
     """
     path = Path(path)
     try:
         content = path.read_bytes()
-    except IsADirectoryError:
-        raise WeightFileError(f"{path}: is a folder, expected a PyTorch weight file") from None
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise WeightFileError(f"{path}: {reason}") from None
     try:
         if zipfile.is_zipfile(io.BytesIO(content)):
             return _read_zip(content)

@@ -55,7 +55,7 @@ def training_batches(
         .random_map(functools.partial(_patch, size=patch_size))
     )
     # Batches of one share each, so that a process gets neighbouring rows of the global batch.
-    shares = patches.batch(batch_size // process_count)
+    shares = patches.batch(batch_size // process_count, drop_remainder=True)
     batches = shares[process_index::process_count][start_step:]
     threads = 1 if num_workers else _READ_THREADS
     iterable = batches.to_iter_dataset(

@@ -16,7 +16,7 @@ PHOTOGRAPHS = {
     "validation": ("camera.png", "hubble_deep_field.jpg"),
     "test": ("chelsea.png", "coffee.png"),
 }
-_SURFACES = {
+SURFACES = {
     "train": ("brick.png", "gravel.png"),
     "validation": ("coins.png",),
     "test": ("grass.png",),
@@ -48,7 +48,7 @@ def texture(rng: np.random.Generator, size: int, split: str) -> Image.Image:
     """A random surface of ``size`` x ``size``: a photographed material, noise, stripes or tiles."""
     kind = rng.choice(["surface", "noise", "stripes", "tiles"])
     if kind == "surface":
-        grey = _random_view(rng, load_picture(rng.choice(_SURFACES[split])), size).convert("L")
+        grey = _random_view(rng, load_picture(rng.choice(SURFACES[split])), size).convert("L")
         pattern = np.asarray(grey, np.float32) / 255.0
     elif kind == "noise":
         pattern = _fractal_noise(rng, size)

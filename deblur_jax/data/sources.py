@@ -50,19 +50,19 @@ def open_pairs(
     if available and split not in available:
         raise PairError(f"{name}: has no split {split!r}, only {', '.join(available)}")
     if is_prepared(name):
-        return PreparedPairs(name, split if available else ALL)
+        return PreparedPairs(name, split if available else UNDIVIDED)
     return FolderPairs(epath.Path(name) / split if available else name)
 
 
-ALL = "all"
-"""The one split of a prepared data set that has no others."""
+UNDIVIDED = "undivided"
+"""The one split of a prepared data set that has no others (TFDS keeps "all" for itself)."""
 
 
 def available_splits(name: str) -> list[str]:
     """The splits of a data set on disk; empty if it is one undivided set."""
     folder = epath.Path(name)
     if is_prepared(folder):
-        return [split for split in prepared_splits(folder) if split != ALL]
+        return [split for split in prepared_splits(folder) if split != UNDIVIDED]
     if not folder.is_dir():
         raise PairError(f'{name}: no such folder, and not one of the "{_SYNTHETIC}" data sets')
     if (folder / BLURRED).is_dir():

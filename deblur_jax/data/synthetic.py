@@ -71,18 +71,21 @@ class SyntheticPairs:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Item ``index``: ``blurred`` and ``sharp``, each (size, size, 3) uint8."""
-        rng = np.random.default_rng(
-            [self._seed, SPLITS.index(self._split), range(len(self))[index]]
-        )
-        times = np.linspace(-0.5, 0.5, NUM_SUBFRAMES)
-        layers = _make_layers(rng, self._family, self._split, self._size, times)
+        layers, rng = self.layers(index)
         linear = rng.random() < self._family.linear_light
         noise = rng.uniform(0.0, self._family.max_noise)
         return _expose(rng, layers, self._size, linear=linear, noise=noise)
 
+    def layers(self, index: int) -> tuple[list["Layer"], np.random.Generator]:
+        """The scene of item ``index``, background first, and the generator as it is after it."""
+        item = range(len(self))[index]
+        rng = np.random.default_rng([self._seed, SPLITS.index(self._split), item])
+        times = np.linspace(-0.5, 0.5, NUM_SUBFRAMES)
+        return _make_layers(rng, self._family, self._split, self._size, times), rng
+
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A picture with transparency, and where it is at each sub-frame.
 
     ``poses`` (n, 2, 3) map coordinates of the layer to those of the frame; at the middle sub-frame
@@ -93,7 +96,7 @@ class _Layer:
     poses: np.ndarray
 
 
-def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) -> list[_Layer]:
+def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) -> list[Layer]:
     """Background first, nearest object last."""
     if family.fixed_motion is not None:
         camera = _rigid_poses(times[:, None] * np.asarray(family.fixed_motion))
@@ -103,7 +106,7 @@ def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) 
     canvas = size + 2 * _MAX_DISPLACEMENT
     from_photograph = family.max_objects == 0 or rng.random() < 0.8
     background = (scenes.photograph if from_photograph else scenes.texture)(rng, canvas, split)
-    layers = [_Layer(background, _placed(camera, canvas, (size / 2, size / 2)))]
+    layers = [Layer(background, _placed(camera, canvas, (size / 2, size / 2)))]
 
     for _ in range(rng.integers(1, family.max_objects + 1) if family.max_objects else 0):
         extent = int(size * rng.uniform(0.3, 0.8))
@@ -111,7 +114,7 @@ def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) 
         surface.putalpha(scenes.shape_mask(rng, extent))
         own = _random_poses(rng, times, strength=rng.lognormal(np.log(8.0), 0.4))
         centre = np.round(rng.uniform(0.1, 0.9, 2) * size)
-        layers.append(_Layer(surface, _composed(camera, size, _placed(own, extent, centre))))
+        layers.append(Layer(surface, _composed(camera, size, _placed(own, extent, centre))))
     return layers
 
 
@@ -159,7 +162,7 @@ def _composed(camera: np.ndarray, size: int, poses: np.ndarray) -> np.ndarray:
     return composed
 
 
-def _expose(rng, layers: list[_Layer], size: int, *, linear: bool, noise: float):
+def _expose(rng, layers: list[Layer], size: int, *, linear: bool, noise: float):
     """Averages the sub-frames to ``blurred``; the middle one is ``sharp``."""
     total = np.zeros((size, size, 3), np.float32)
     for t in range(NUM_SUBFRAMES):
@@ -174,7 +177,7 @@ def _expose(rng, layers: list[_Layer], size: int, *, linear: bool, noise: float)
     return {"blurred": _to_uint8(blurred), "sharp": _to_uint8(sharp)}
 
 
-def _composite(layers: list[_Layer], t: int, size: int) -> Image.Image:
+def _composite(layers: list[Layer], t: int, size: int) -> Image.Image:
     frame = None
     for layer in layers:
         a, b, c, d, e, f = _inverse(layer.poses[t]).ravel()

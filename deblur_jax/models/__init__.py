@@ -4,7 +4,7 @@ import dataclasses
 
 from flax import nnx
 
-from deblur_jax.config import ModelConfig
+from deblur_jax.config import ConfigError, ModelConfig
 from deblur_jax.models.mimo_unet import MIMOUNet
 
 _PRESETS = {
@@ -29,10 +29,10 @@ def build_model(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         and holds ``nnx.Param`` only: ``graphdef, params = nnx.split(model)`` loses nothing.
 
     Raises:
-        ValueError: for an unknown name.
+        ConfigError: for an unknown name.
     """
     if name not in _PRESETS:
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(MODEL_NAMES)}")
+        raise ConfigError(f"unknown model {name!r}: choose from {', '.join(MODEL_NAMES)}")
     model_class, preset = _PRESETS[name]
     return model_class(**{**preset, **options}, rngs=rngs)
 

@@ -22,13 +22,16 @@ def test_outputs_equal_the_official_codes_at_all_scales(name):
     for output, scale in zip(outputs, ("full", "half", "quarter"), strict=True):
         expected = golden.nhwc(golden.recorded(name)[f"out_{scale}"])
         assert golden.relative_error(output, expected) < 1e-5
-        residual = np.asarray(output) - golden.blurred()[:, :: 64 // output.shape[1]][
-            :, :, :: 96 // output.shape[2]
-        ]
+        residual = (
+            np.asarray(output)
+            - golden.blurred()[:, :: 64 // output.shape[1]][:, :, :: 96 // output.shape[2]]
+        )
         assert np.abs(residual).max() > 1e-3, "a network that returns its input would pass"
 
 
-@pytest.mark.parametrize(("name", "count"), [("mimo_unet", 6_807_171), ("mimo_unet_plus", 16_107_651)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("mimo_unet", 6_807_171), ("mimo_unet_plus", 16_107_651)]
+)
 def test_number_of_parameters(name, count):
     model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
     assert count_params(nnx.state(model)) == count

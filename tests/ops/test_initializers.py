@@ -22,12 +22,11 @@ def test_every_parameter_of_the_network_starts_within_pytorchs_bound():
         kernel = kernels[path[:-1]]
         height, width, i, o = kernel.shape[-4:]
         fan_in = height * width * (o if path[0].startswith("upsample") else i)
-        bound = 1 / np.sqrt(fan_in)
+        bound = np.float32(1 / np.sqrt(fan_in))
         values = np.abs(np.asarray(leaf[...]))
         assert values.max() <= bound, path
-        assert values.max() > 0.5 * bound, path
-        if path[-1] == "kernel" and path[1:2] == ("blocks",):
-            assert len(np.unique(values)) > 0.99 * values.size, f"{path}: blocks start alike"
+        assert values.size < 32 or values.max() > 0.8 * bound, path
+        assert path[1] != "blocks" or not np.array_equal(values[0], values[1]), path
 
 
 def test_the_upsampling_bounds_are_those_of_pytorch():

@@ -1,0 +1,30 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment():
+    """One device, compiled fast."""
+    return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def run_script(*arguments, timeout=300, **options):
+    """Runs ``python *arguments`` from the project's root."""
+    words = [sys.executable, *(str(argument) for argument in arguments)]
+    return subprocess.run(
+        words,
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+
+
+def run_command(*arguments, **options):
+    """Runs ``python -m deblur_jax *arguments``."""
+    return run_script("-m", "deblur_jax", *arguments, **options)

@@ -1,0 +1,163 @@
+import gc
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from deblur_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    load_config,
+    load_weights,
+    save_weights,
+    weights_folder,
+)
+from deblur_jax.models import build_from_config
+from deblur_jax.train_step import init_state
+
+
+@pytest.fixture
+def state(tiny_config):
+    params = nnx.state(build_from_config(tiny_config.model, rngs=nnx.Rngs(0)))
+    return init_state(params, optax.adam(1e-3))
+
+
+@pytest.fixture
+def checkpoints(tmp_path, tiny_config):
+    made = Checkpoints(tmp_path / "run", tiny_config)
+    yield made
+    made.close()
+
+
+def changed(state, factor):
+    return state._replace(params=jax.tree.map(lambda x: x * factor, state.params))
+
+
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_weights_there_and_back(tmp_path, tiny_config, state):
+    save_weights(tmp_path / "weights", state.params, tiny_config)
+    config, params = load_weights(tmp_path / "weights")
+    assert config == tiny_config
+    assert_equal(params, state.params)
+
+
+def test_weights_never_overwrite(tmp_path, tiny_config, state):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("keep me")
+    with pytest.raises(CheckpointError, match="weights: exists; nothing was overwritten"):
+        save_weights(folder, state.params, tiny_config)
+    assert [file.name for file in folder.iterdir()] == ["precious.txt"]
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(checkpoints, state):
+    assert checkpoints.restore(state) is None
+    for step in (1, 2):
+        checkpoints.save(step, changed(state, step), None)
+    checkpoints.wait()
+    restored = checkpoints.restore(state)
+    assert restored.step == 2
+    assert_equal(restored.params, changed(state, 2).params)
+    assert_equal(restored.opt_state, state.opt_state)
+
+
+def test_keeps_the_newest_and_the_best(checkpoints, state, tmp_path):
+    for step, psnr in enumerate([20.0, 30.0, 25.0, 26.0, None], start=1):
+        checkpoints.save(step, state, psnr)
+    checkpoints.wait()
+    assert checkpoints.best_step() == 2
+    assert checkpoints.latest_step() == 5
+    kept = {int(folder.name) for folder in (tmp_path / "run/checkpoints").iterdir()}
+    assert kept == {2, 4, 5}
+
+
+def test_a_workdir_stands_for_its_best_checkpoint(checkpoints, state, tmp_path):
+    for step, psnr in ((1, 20.0), (2, 30.0), (3, None)):
+        checkpoints.save(step, changed(state, step), psnr)
+    checkpoints.wait()
+    for path in (tmp_path / "run", tmp_path / "run/checkpoints"):
+        assert weights_folder(path).name == "2"
+    _, params = load_weights(tmp_path / "run")
+    assert_equal(params, changed(state, 2).params)
+    _, params = load_weights(tmp_path / "run/checkpoints/3")
+    assert_equal(params, changed(state, 3).params)
+
+
+def test_without_validation_the_newest_counts(checkpoints, state, tmp_path):
+    for step in (1, 2):
+        checkpoints.save(step, state, None)
+    checkpoints.wait()
+    assert weights_folder(tmp_path / "run").name == "2"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", 5), ("batch_size", 3), ("model", {"base_channels": 4})]
+)
+def test_another_experiment_is_refused(checkpoints, state, tmp_path, tiny_config, field, value):
+    checkpoints.save(1, state, None)
+    checkpoints.wait()
+    if field == "model":
+        tiny_config.model.base_channels = 4
+    else:
+        setattr(tiny_config, field, value)
+    with pytest.raises(CheckpointError, match=f"was started with config.{field}"):
+        Checkpoints(tmp_path / "run", tiny_config)
+
+
+# Orbax leaves coroutines unawaited where a restore fails; they warn when they are collected.
+unawaited_coroutines = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+
+
+@pytest.fixture
+def collect_garbage():
+    yield
+    gc.collect()
+
+
+def damage(folder):
+    for file in sorted(folder.rglob("d/*")):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@unawaited_coroutines
+@pytest.mark.usefixtures("collect_garbage")
+def test_a_damaged_newest_checkpoint_names_the_one_to_go_on_from(checkpoints, state, tmp_path):
+    for step in (1, 2):
+        checkpoints.save(step, state, None)
+    checkpoints.wait()
+    damage(tmp_path / "run/checkpoints/2/params")
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.restore(state)
+    assert "checkpoints/2: damaged" in str(error.value)
+    assert "delete it to go on from step 1" in str(error.value)
+
+
+@unawaited_coroutines
+@pytest.mark.usefixtures("collect_garbage")
+def test_damaged_weights_are_named(tiny_weights):
+    damage(tiny_weights / "params")
+    with pytest.raises(CheckpointError, match="weights: its parameters are damaged"):
+        load_weights(tiny_weights)
+
+
+def test_a_later_schema_is_named(tiny_weights):
+    file = next((tiny_weights / "config").glob("*"))
+    described = json.loads(file.read_text())
+    file.write_text(json.dumps({**described, "schema_version": 99}))
+    with pytest.raises(CheckpointError, match="made by a later version"):
+        load_config(tiny_weights)
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match="its configuration is damaged"):
+        load_config(tiny_weights)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights here; expected the --workdir"):
+        weights_folder(tmp_path)

@@ -1,0 +1,146 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from deblur_jax.convert import state_dict_from_params
+from deblur_jax.losses import mimo_unet_loss
+from deblur_jax.models import build_model
+from deblur_jax.sharding import batch_sharding, data_mesh, replicated
+from deblur_jax.train_step import init_state, make_train_step
+from tests import golden
+
+GRADIENT_NORM_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 5e-4}
+UPDATE_TOLERANCE = {"mimo_unet": 1e-3, "mimo_unet_plus": 1e-2}
+
+
+@pytest.mark.parametrize("name", golden.MODELS)
+def test_gradients_equal_the_official_codes(name):
+    graphdef, params = golden.network(name)
+    recorded = golden.recorded(name)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, blurred, sharp):
+        return mimo_unet_loss(nnx.merge(graphdef, params)(blurred), sharp)[0]
+
+    grads = state_dict_from_params(gradient(params, golden.blurred(), golden.sharp()))
+    assert set(recorded["param_names"]) == set(grads)
+    for parameter, norm in zip(recorded["param_names"], recorded["grad_norms"], strict=True):
+        actual = np.linalg.norm(grads[str(parameter)].astype(np.float64))
+        assert actual == pytest.approx(norm, rel=GRADIENT_NORM_TOLERANCE[name]), parameter
+    for key in (key for key in recorded if key.startswith("grad/")):
+        error = golden.relative_error(grads[key.removeprefix("grad/")], recorded[key])
+        assert error < 5 * GRADIENT_NORM_TOLERANCE[name], key
+
+
+@pytest.mark.parametrize("name", golden.MODELS)
+def test_three_steps_of_adam_equal_the_official_codes(name):
+    graphdef, params = golden.network(name)
+    recorded = golden.recorded(name)
+    mesh = data_mesh(1)
+    optimizer = optax.adam(1e-4)
+    step = make_train_step(graphdef, mimo_unet_loss, optimizer, seed=0, mesh=mesh)
+    state = init_state(jax.tree.map(jnp.array, params), optimizer)
+    batch = {"blurred": jnp.asarray(golden.blurred()), "sharp": jnp.asarray(golden.sharp())}
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses, recorded["adam_losses"], rtol=1e-5)
+    before, after = state_dict_from_params(params), state_dict_from_params(state.params)
+    for key in (key for key in recorded if key.startswith("adam3/")):
+        parameter = key.removeprefix("adam3/")
+        update = after[parameter] - before[parameter]
+        expected = recorded[key] - before[parameter]
+        assert golden.relative_error(update, expected) < UPDATE_TOLERANCE[name], key
+
+
+OPTIMIZER = optax.adam(1e-3)
+
+
+@functools.cache
+def tiny_network():
+    """A tiny MIMO-UNet+: its dropout makes the test of devices stricter."""
+    options = {"base_channels": 4, "num_res_blocks": 1}
+    return nnx.split(build_model("mimo_unet_plus", rngs=nnx.Rngs(0), **options))
+
+
+@functools.cache
+def tiny_step(num_devices, seed):
+    mesh = data_mesh(8, jax.devices()[:num_devices])
+    graphdef, _ = tiny_network()
+    return make_train_step(graphdef, mimo_unet_loss, OPTIMIZER, seed=seed, mesh=mesh), mesh
+
+
+def tiny_run(num_devices, batches, seed=0):
+    """The final state and the metrics of each step."""
+    step, mesh = tiny_step(num_devices, seed)
+    state = init_state(tiny_network()[1], OPTIMIZER)
+    state = jax.device_put(state, replicated(mesh), may_alias=False)
+    history = []
+    for batch in batches:
+        state, metrics = step(state, jax.device_put(batch, batch_sharding(mesh)))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+def random_batch(seed, dtype=np.float32):
+    pictures = np.random.default_rng(seed).integers(0, 256, (2, 8, 16, 16, 3), np.uint8)
+    if dtype == np.float32:
+        pictures = pictures.astype(np.float32) / 255
+    return {"blurred": pictures[0], "sharp": pictures[1]}
+
+
+def test_eight_devices_train_as_one_does():
+    """Dropout is on: the masks too must not depend on the devices."""
+    batches = [random_batch(i) for i in range(5)]
+    (one, history_one), (eight, history_eight) = tiny_run(1, batches), tiny_run(8, batches)
+    for a, b in zip(history_one, history_eight, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_seed_decides_the_dropout_masks():
+    batches = [random_batch(0)]
+    (_, first), (_, again), (_, other) = (tiny_run(1, batches, seed) for seed in (0, 0, 1))
+    assert first[0]["loss"] == again[0]["loss"]
+    assert first[0]["loss"] != other[0]["loss"]
+
+
+def test_uint8_batches_are_the_same_pictures():
+    _, floats = tiny_run(1, [random_batch(0)])
+    _, integers = tiny_run(1, [random_batch(0, np.uint8)])
+    assert floats[0]["loss"] == pytest.approx(integers[0]["loss"], rel=1e-6)
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted():
+    good, bad = random_batch(0), random_batch(1)
+    bad["blurred"] = bad["blurred"].copy()
+    bad["blurred"][3, 5, 5, 0] = np.nan
+    with_bad, history = tiny_run(8, [good, bad])
+    without, _ = tiny_run(8, [good])
+    assert with_bad.step == 2
+    assert with_bad.skipped == 1
+    assert not np.isfinite(history[1]["loss"])
+    for a, b in zip(
+        jax.tree.leaves((with_bad.params, with_bad.opt_state)),
+        jax.tree.leaves((without.params, without.opt_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_only_collective_is_one_all_reduce():
+    step, mesh = tiny_step(8, 0)
+    batch = jax.device_put(random_batch(0), batch_sharding(mesh))
+    program = step.lower(init_state(tiny_network()[1], OPTIMIZER), batch).compile().as_text()
+    assert mesh.size == 8
+    assert program.count(" all-reduce(") == 1
+    for collective in (" all-gather(", " all-to-all(", " collective-permute(", " reduce-scatter("):
+        assert collective not in program

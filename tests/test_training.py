@@ -1,0 +1,154 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from deblur_jax.checkpoint import CheckpointError, load_weights, save_weights
+from deblur_jax.config import Config, ConfigError, from_dict, to_dict
+from deblur_jax.data.folder import PairError
+from deblur_jax.training import LOG_FILE, NonFiniteError, train
+
+
+def copy(config: Config) -> Config:
+    return from_dict(to_dict(config))
+
+
+def log_rows(workdir):
+    return [json.loads(line) for line in (workdir / LOG_FILE).read_text().splitlines()]
+
+
+def flat(params):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params)])
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return tmp_path / "run"
+
+
+def test_a_run_trains_logs_and_saves(tiny_config, workdir):
+    outcome = train(copy(tiny_config), workdir)
+    assert outcome.finished
+    assert outcome.step == 6
+    rows = log_rows(workdir)
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == [2, 4, 6]
+    assert {"loss", "content_loss", "frequency_loss", "learning_rate", "steps_per_second"} <= set(
+        steps[0]
+    )
+    assert steps[0]["loss"] == pytest.approx(
+        steps[0]["content_loss"] + 0.1 * steps[0]["frequency_loss"], rel=1e-5
+    )
+    validations = {row["step"]: row["validation_psnr"] for row in rows if "validation_psnr" in row}
+    assert list(validations) == [2, 4, 6]
+    assert outcome.best_step == max(validations, key=validations.get)
+    assert any((workdir / "tensorboard").iterdir())
+    config, _ = load_weights(workdir)
+    assert config == tiny_config
+
+
+def test_training_lowers_the_loss(tiny_config, workdir):
+    tiny_config.num_steps, tiny_config.log_every, tiny_config.checkpoint_every = 60, 20, 60
+    tiny_config.optimizer.learning_rate = 3e-3
+    train(copy(tiny_config), workdir)
+    losses = [row["loss"] for row in log_rows(workdir) if "loss" in row]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_going_on_with_a_finished_run_changes_nothing(tiny_config, workdir):
+    first = train(copy(tiny_config), workdir)
+    before = (workdir / LOG_FILE).read_text()
+    assert train(copy(tiny_config), workdir) == first
+    assert (workdir / LOG_FILE).read_text() == before
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tiny_config, workdir, tmp_path):
+    train(copy(tiny_config), workdir)
+    tiny_config.num_steps = 8
+    train(copy(tiny_config), workdir)
+    train(copy(tiny_config), tmp_path / "at once")
+    newest = [load_weights(d / "checkpoints/8")[1] for d in (workdir, tmp_path / "at once")]
+    np.testing.assert_array_equal(*map(flat, newest))
+    assert [r["step"] for r in log_rows(workdir) if "loss" in r] == [2, 4, 6, 8]
+
+
+def test_init_from_starts_from_other_weights(tiny_config, workdir, tiny_weights):
+    tiny_config.seed, tiny_config.optimizer.learning_rate = 7, 0.0
+    tiny_config.init_from = str(tiny_weights)
+    train(copy(tiny_config), workdir)
+    np.testing.assert_array_equal(
+        flat(load_weights(workdir)[1]), flat(load_weights(tiny_weights)[1])
+    )
+
+
+def test_init_from_another_network_is_refused(tiny_config, workdir, tiny_weights):
+    tiny_config.init_from = str(tiny_weights)
+    tiny_config.model.base_channels = 4
+    with pytest.raises(ConfigError, match=r"has model\.base_channels 2, not 4"):
+        train(copy(tiny_config), workdir)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(tiny_config, workdir):
+    tiny_config.optimizer.learning_rate = 1e30
+    with pytest.raises(NonFiniteError, match=r"step 1: .*1 steps skipped, .*lower optimizer"):
+        train(copy(tiny_config), workdir)
+    assert list((workdir / "checkpoints").iterdir()) == []
+
+
+def test_steps_without_a_finite_loss_may_be_passed_over(tiny_config, workdir):
+    tiny_config.optimizer.learning_rate = 1e30
+    tiny_config.max_skipped_steps = 100
+    train(copy(tiny_config), workdir)
+    assert [row["skipped"] for row in log_rows(workdir) if "loss" in row] == [1, 3, 5]
+    assert np.isfinite(flat(load_weights(workdir)[1])).all()
+
+
+def test_another_batch_size_is_refused(tiny_config, workdir):
+    train(copy(tiny_config), workdir)
+    tiny_config.batch_size = 4
+    with pytest.raises(CheckpointError, match=r"was started with config\.batch_size 2, not 4"):
+        train(copy(tiny_config), workdir)
+
+
+def test_real_pairs_and_their_held_out_sequences(tiny_config, workdir, make_pairs):
+    tiny_config.data.train = str(make_pairs({f"{s}_{i}": (20, 24) for s in "ab" for i in (1, 2)}))
+    tiny_config.data.num_workers = 2
+    assert train(copy(tiny_config), workdir).finished
+
+
+def test_without_validation_the_newest_checkpoint_counts(tiny_config, workdir, make_pairs):
+    tiny_config.data.train = str(make_pairs({"a": (16, 16)}))
+    tiny_config.data.validation_fraction = 0.0
+    outcome = train(copy(tiny_config), workdir)
+    assert outcome.best_step is None
+    assert not any("validation_psnr" in row for row in log_rows(workdir))
+
+
+def test_pictures_smaller_than_the_patch_are_an_error(tiny_config, workdir, make_pairs):
+    tiny_config.data.train = str(make_pairs({"a_1": (8, 24), "b_1": (8, 24)}))
+    with pytest.raises(PairError, match="24x8, smaller than the patch"):
+        train(copy(tiny_config), workdir)
+
+
+def test_a_broken_picture_met_in_training_is_named(tiny_config, workdir, make_pairs):
+    root = make_pairs({"a_1": (64, 64), "b_1": (64, 64)})
+    file = root / "sharp/a_1.png"
+    file.write_bytes(file.read_bytes()[:6000])
+    tiny_config.data.train = str(root)
+    with pytest.raises(Exception, match=r"sharp/a_1\.png: can't be read"):
+        train(copy(tiny_config), workdir)
+
+
+def test_a_profile_is_written_when_asked_for(tiny_config, workdir):
+    tiny_config.profile = True
+    tiny_config.num_steps, tiny_config.checkpoint_every = 17, 17
+    train(copy(tiny_config), workdir)
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+
+
+def test_weights_of_a_run_can_be_saved_elsewhere(tiny_config, workdir, tmp_path):
+    train(copy(tiny_config), workdir)
+    config, params = load_weights(workdir)
+    save_weights(tmp_path / "copy", params, config)
+    np.testing.assert_array_equal(flat(load_weights(tmp_path / "copy")[1]), flat(params))
