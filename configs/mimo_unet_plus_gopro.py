@@ -1,16 +1,16 @@
 """MIMO-UNet+ on GoPro: the recipe of the paper's official code.
 
-    python train.py --config configs/mimo_unet_plus_gopro.py --workdir runs/mimo_unet_plus_gopro \
-        --config.data.train=/data/GOPRO_Large
-    python evaluate.py --weights runs/mimo_unet_plus_gopro --data /data/GOPRO_Large --out runs/mimo_unet_plus_gopro/test
+    python train.py --config configs/mimo_unet_plus_gopro.py --workdir runs/plus
+    python evaluate.py --weights runs/plus --data data/GOPRO_Large --out runs/plus/test
 
+The data set goes to data/GOPRO_Large (train/ and test/ in it), or --config.data.train names it.
 Hardware: one GPU, or any number that divides the batch of 4. Not run here.
 Expected: GoPro test, PSNR 32.45 dB (paper).
 
 3000 epochs of 2103 pairs in batches of 4 are 526 steps an epoch; the rate halves every 500 epochs.
-One deviation: two of the 22 training sequences are held out to choose the best checkpoint, where the
-official code validates on the test set. ``--config.data.validation_fraction=0`` trains on all of
-them, and then the newest checkpoint counts.
+One deviation: two of the 22 training sequences are held out to choose the best checkpoint, where
+the official code validates on the test set. ``--config.data.validation_fraction=0`` trains on all
+of them, and then the newest checkpoint counts.
 """
 
 from deblur_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig

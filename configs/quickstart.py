@@ -1,7 +1,7 @@
 """A first run: a small MIMO-UNet learns to undo one camera motion, on a CPU, in minutes.
 
     python train.py --config configs/quickstart.py --workdir runs/quickstart
-    python evaluate.py --weights runs/quickstart --data synthetic:pan --out runs/quickstart/evaluation
+    python evaluate.py --weights runs/quickstart --data synthetic:pan --out runs/quickstart/test
 
 Hardware: 2 CPU cores, about 5 minutes. Expected: +4 dB on held-out photographs (25.8 to 30 dB).
 

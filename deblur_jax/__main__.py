@@ -7,6 +7,7 @@ from deblur_jax.errors import one_line_errors
 
 
 def main() -> None:
+    """Parses, and runs the command."""
     parser = argparse.ArgumentParser(prog="python -m deblur_jax", description="Image deblurring.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (restore, convert, prepare):

@@ -5,7 +5,9 @@ plus ``optimizer``, in ``workdir/checkpoints/STEP``; so any of them, and the wor
 named where weights are wanted.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -87,7 +89,7 @@ class Checkpoints:
             config=ocp.args.JsonSave(_describe(self._config)),
         )
         metrics = None if validation_psnr is None else {_BEST_METRIC: validation_psnr}
-        with self._errors_named():
+        with _errors_naming(self._folder):
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def check(self) -> None:
@@ -96,7 +98,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if a save failed.
         """
-        with self._errors_named():
+        with _errors_naming(self._folder):
             self._manager.check_for_errors()
 
     def wait(self) -> None:
@@ -105,7 +107,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if a save failed.
         """
-        with self._errors_named():
+        with _errors_naming(self._folder):
             self._manager.wait_until_finished()
         self.check()
 
@@ -134,9 +136,6 @@ class Checkpoints:
                     "go on with that, or choose another --workdir"
                 )
 
-    def _errors_named(self):
-        return _ErrorsNaming(self._folder)
-
 
 def save_weights(folder: PathLike, params: nnx.State, config: Config) -> None:
     """Writes a weights folder.
@@ -150,7 +149,7 @@ def save_weights(folder: PathLike, params: nnx.State, config: Config) -> None:
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(_describe(config))
     )
-    with _ErrorsNaming(folder), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
+    with _errors_naming(folder), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
         saver.save(folder, args=items)
 
 
@@ -262,18 +261,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-class _ErrorsNaming:
+@contextlib.contextmanager
+def _errors_naming(folder: epath.Path) -> Iterator[None]:
     """Turns whatever goes wrong while saving into a ``CheckpointError`` that names the folder."""
-
-    def __init__(self, folder: epath.Path):
-        self._folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            raise CheckpointError(
-                f"{self._folder}: a checkpoint could not be saved ({_first_line(error)})"
-            ) from error
-        return False
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: a checkpoint could not be saved ({_first_line(error)})"
+        ) from error

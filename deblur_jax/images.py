@@ -1,9 +1,11 @@
 """Picture files to arrays and back."""
 
+import contextlib
 import dataclasses
 import io
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -193,20 +195,14 @@ def _stored_array(photograph: Photograph) -> np.ndarray:
     return np.round(np.clip(colour, 0.0, 1.0) * limit).astype(f"uint{photograph.bits}")
 
 
-class _errors_naming:
+@contextlib.contextmanager
+def _errors_naming(path: PathLike) -> Iterator[None]:
     """Turns whatever goes wrong with a file into an ``ImageError`` that names it."""
-
-    def __init__(self, path: PathLike):
-        self._path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, FileNotFoundError):
-            raise ImageError(f"{self._path}: no such file") from None
-        if isinstance(error, Image.UnidentifiedImageError):
-            raise ImageError(f"{self._path}: not a picture, or damaged at its start") from None
-        if isinstance(error, Exception) and not isinstance(error, ImageError):
-            raise ImageError(f"{self._path}: can't be read: {error}") from error
-        return False
+    try:
+        yield
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{path}: not a picture, or damaged at its start") from None
+    except Exception as error:  # a damaged file can fail in any way
+        raise ImageError(f"{path}: can't be read: {error}") from error

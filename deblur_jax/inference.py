@@ -1,6 +1,7 @@
 """One picture of any size to its restoration."""
 
 import collections
+import copy
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -85,6 +86,12 @@ class Restorer:
         """
         config, params = load_weights(path, options.get("device"))
         return cls(config, params, **options)
+
+    def with_params(self, params: nnx.State) -> Self:
+        """The same compiled network with other parameters."""
+        other = copy.copy(self)
+        other.params = jax.device_put(params, self._device)
+        return other
 
     def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
         """Has pictures of these sizes padded to at most ``max_compilations`` common ones.

@@ -56,8 +56,9 @@ def make_train_step(
 
     Returns:
         The step. It donates ``state``: the argument must not be used afterwards. ``batch`` holds
-        ``blurred`` and ``sharp``, (b, h, w, 3) uint8, or float32 in [0, 1]; b is the global batch. ``metrics``
-        are float32 scalars: ``loss``, its terms, ``gradient_norm``, and ``skipped`` in all.
+        ``blurred`` and ``sharp``, (b, h, w, 3) uint8, or float32 in [0, 1]; b is the global batch.
+        ``metrics`` are float32 scalars: ``loss``, its terms, ``gradient_norm``, and ``skipped`` in
+        all.
     """
 
     def local_loss(params, batch, dropout_keys):

@@ -3,16 +3,13 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import time
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 from etils import epath
 from flax import nnx
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from deblur_jax import metrics
@@ -21,25 +18,21 @@ from deblur_jax.config import Config, ConfigError
 from deblur_jax.data import PairSource, open_training_pairs
 from deblur_jax.data.pipeline import training_batches
 from deblur_jax.errors import UserError
-from deblur_jax.images import PathLike, to_uint8
+from deblur_jax.images import PathLike
 from deblur_jax.inference import Restorer, count_params
 from deblur_jax.losses import mimo_unet_loss
 from deblur_jax.models import build_from_config
 from deblur_jax.optim import make_optimizer, make_schedule
+from deblur_jax.run_log import RunLog
 from deblur_jax.sharding import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.train_step import TrainState, init_state, make_train_step
 
-LOG_FILE = "log.jsonl"
 _PROFILED_STEPS = range(10, 15)
 """Counted from where the run starts: the first ones compile."""
 
 
 class NonFiniteError(UserError, RuntimeError):
     """The loss or its gradient stopped being finite more often than the config allows."""
-
-
-class LogError(UserError, RuntimeError):
-    """The log can't be written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +79,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     start_step = int(state.step)
 
     # --------------------------------------------------------------------------- what the run says
-    log = _Log(workdir, start_step)
+    log = RunLog(workdir, start_step)
     log.note(
         f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
         f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
@@ -106,7 +99,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    validate = functools.partial(_validate, config, validation_pairs)
+    validate = functools.partial(_validate, Restorer(config, params), validation_pairs)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
         stack.callback(log.close)
@@ -141,8 +134,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
 def _starting_state(config, params, optimizer, checkpoints, mesh) -> TrainState:
     if config.init_from is not None:
         params = _params_to_start_from(config)
-    # A copy: the step donates its state, and a donated alias would take the caller's arrays along.
-    state = jax.device_put(init_state(params, optimizer), replicated(mesh), may_alias=False)
+    state = jax.device_put(init_state(params, optimizer), replicated(mesh))
     return checkpoints.restore(state) or state
 
 
@@ -158,13 +150,12 @@ def _params_to_start_from(config: Config) -> nnx.State:
 
 
 def _validate(
-    config: Config, pairs: PairSource | None, state: TrainState, log: "_Log"
+    restorer: Restorer, pairs: PairSource | None, state: TrainState, log: RunLog
 ) -> float | None:
     """Mean PSNR over the validation pairs; None without any, or if it is not finite."""
     if pairs is None:
         return None
-    params = jax.device_get(state.params)
-    restorer = Restorer(config, params)
+    restorer = restorer.with_params(jax.device_get(state.params))
     scores, scores_blurred = [], []
     for index in range(len(pairs)):
         pair = pairs[index]
@@ -185,7 +176,7 @@ def _validate(
 class _Monitor:
     """Reads each step's metrics one step late, so that the device never waits for the host."""
 
-    def __init__(self, config: Config, schedule, log: "_Log", bar: tqdm):
+    def __init__(self, config: Config, schedule, log: RunLog, bar: tqdm):
         self._config = config
         self._schedule = schedule
         self._log = log
@@ -231,61 +222,6 @@ class _Monitor:
         self._bar.set_postfix(loss=f"{means['loss']:.4f}")
         self._log.row(step, means)
         self._since_log, self._time = [], now
-
-
-class _Log:
-    """JSON lines and TensorBoard; rows after ``start_step``, of a run cut off, are dropped."""
-
-    def __init__(self, workdir: epath.Path, start_step: int):
-        self._active = jax.process_index() == 0
-        if not self._active:
-            return
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._file = workdir / LOG_FILE
-        self._file.write_text("".join(_rows_until(self._file, start_step)))
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
-
-    def note(self, text: str) -> None:
-        """A line for the reader of the terminal."""
-        if self._active:
-            tqdm.write(text)
-
-    def row(self, step: int, values: dict[str, float]) -> None:
-        """Scalars of a step.
-
-        Raises:
-            LogError: if they can't be written.
-        """
-        if not self._active:
-            return
-        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
-        try:
-            with self._file.open("a") as file:
-                file.write(json.dumps({"step": step, **finite}) + "\n")
-        except OSError as error:
-            raise LogError(f"{self._file}: can't be written: {error.strerror}") from None
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-
-    def picture(self, step: int, picture: np.ndarray) -> None:
-        """Before, after and truth side by side, (h, 3w, 3) in [0, 1]."""
-        if self._active:
-            picture = to_uint8(np.nan_to_num(picture))
-            self._board.add_image("blurred | restored | sharp", picture, step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Writes what is left, if the disk takes it."""
-        if self._active:
-            with contextlib.suppress(OSError):
-                self._board.close()
-
-
-def _rows_until(file: epath.Path, step: int) -> Iterator[str]:
-    if file.exists():
-        for line in file.read_text().splitlines(keepends=True):
-            with contextlib.suppress(json.JSONDecodeError):  # cut off while it was written
-                if json.loads(line)["step"] <= step:
-                    yield line
 
 
 class _StopSignal:

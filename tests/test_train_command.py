@@ -1,5 +1,4 @@
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -80,11 +79,10 @@ def test_a_disk_that_is_full_stops_the_run_and_keeps_what_there_was(tmp_path):
     """No file may grow beyond 4 kB, as if the disk were full: the checkpoint can't be written."""
     assert run_train(tmp_path, "--config.num_steps=10").returncode == 0
 
-    def limit_file_size():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    result = run_train(tmp_path, preexec_fn=limit_file_size)
+    limited = 'trap "" XFSZ; ulimit -f 4; exec "$@"'
+    words = ["bash", "-c", limited, "bash", sys.executable, "train.py"]
+    words += ["--config", str(CONFIG), "--workdir", str(tmp_path)]
+    result = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'checkpoints'}: ")
     assert newest_step(tmp_path) == 10

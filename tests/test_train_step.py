@@ -80,8 +80,8 @@ def tiny_step(num_devices, seed):
 def tiny_run(num_devices, batches, seed=0):
     """The final state and the metrics of each step."""
     step, mesh = tiny_step(num_devices, seed)
-    state = init_state(tiny_network()[1], OPTIMIZER)
-    state = jax.device_put(state, replicated(mesh), may_alias=False)
+    params = jax.tree.map(jnp.copy, tiny_network()[1])  # the step donates them
+    state = jax.device_put(init_state(params, OPTIMIZER), replicated(mesh))
     history = []
     for batch in batches:
         state, metrics = step(state, jax.device_put(batch, batch_sharding(mesh)))

@@ -7,7 +7,8 @@ import pytest
 from deblur_jax.checkpoint import CheckpointError, load_weights, save_weights
 from deblur_jax.config import Config, ConfigError, from_dict, to_dict
 from deblur_jax.data.folder import PairError
-from deblur_jax.training import LOG_FILE, NonFiniteError, train
+from deblur_jax.run_log import LOG_FILE
+from deblur_jax.training import NonFiniteError, train
 
 
 def copy(config: Config) -> Config:

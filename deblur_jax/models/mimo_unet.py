@@ -51,13 +51,14 @@ class ConcatConv(nnx.Module):
         self.precision = precision
 
     def __call__(self, *maps: jax.Array, scales: Sequence[int | float]) -> jax.Array:
+        """Maps (b, h_k, w_k, c_k), ``scales`` as in ``concat_conv_1x1``, to (b, h, w, o)."""
         kernel = self.kernel[...].astype(self.dtype)
         fused = concat_conv_1x1(maps, kernel, scales=scales, precision=self.precision)
         return add_bias(fused, self.bias[...])
 
 
 class UpsamplingConv(nnx.Module):
-    """A linear 4x4 transposed convolution of stride 2: (b, h, w, i) to (b, 2h, 2w, o)."""
+    """A linear transposed convolution, kernel 4, stride 2."""
 
     def __init__(self, in_channels: int, out_channels: int, *, rngs, dtype, precision):
         start = pytorch_default(out_channels * 4 * 4)
@@ -67,6 +68,7 @@ class UpsamplingConv(nnx.Module):
         self.precision = precision
 
     def __call__(self, features: jax.Array) -> jax.Array:
+        """(b, h, w, i) to (b, 2h, 2w, o)."""
         kernel = self.kernel[...].astype(self.dtype)
         upsampled = upsampling_conv_4x4(features, kernel, precision=self.precision)
         return add_bias(upsampled, self.bias[...])
@@ -80,6 +82,7 @@ class ResBlock(nnx.Module):
         self.conv_out = Conv(channels, channels, 3, rngs=rngs, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, h, w, c) to the same shape."""
         return x + self.conv_out(nnx.relu(self.conv_in(x)))
 
 
@@ -117,7 +120,7 @@ class DecoderBlock(_ResBlockStack):
 
 
 class SCM(nnx.Module):
-    """Shallow convolutional module: features of a downsampled input, (b, h, w, 3) to (b, h, w, o).
+    """Shallow convolutional module: features of a downsampled input.
 
     Four convolutions 3x3, 1x1, 3x3, 1x1 to o - 3 channels; the input and they are then merged by a
     linear 1x1.
@@ -133,6 +136,7 @@ class SCM(nnx.Module):
         self.merge = ConcatConv((IMAGE_CHANNELS, rest), out_channels, rngs=rngs, **options)
 
     def __call__(self, image: jax.Array) -> jax.Array:
+        """(b, h, w, 3) to (b, h, w, out_channels)."""
         x = image
         for conv in (self.conv_1, self.conv_2, self.conv_3, self.conv_4):
             x = nnx.relu(conv(x))
@@ -146,6 +150,7 @@ class FAM(nnx.Module):
         self.merge = Conv(channels, channels, 3, rngs=rngs, **options)
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Two maps (b, h, w, c) to one."""
         return a + self.merge(a * b)
 
 
@@ -160,6 +165,7 @@ class AFF(nnx.Module):
         self.conv = Conv(out_channels, out_channels, 3, rngs=rngs, **options)
 
     def __call__(self, *encoded: jax.Array, scales: Sequence[int | float]) -> jax.Array:
+        """Encoder outputs, ``scales`` as in ``concat_conv_1x1``, to (b, h, w, out_channels)."""
         return self.conv(nnx.relu(self.fuse(*encoded, scales=scales)))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def downsample_nearest(images: jax.Array, factor: int) -> jax.Array:
-    """Keeps every ``factor``-th row and column, from the first: (b, h, w, c) to (b, h/f, w/f, c)."""
+    """Keeps every ``factor``-th row and column: (b, h, w, c) to (b, h/f, w/f, c)."""
     return images[:, ::factor, ::factor, :]
 
 

@@ -1,0 +1,80 @@
+"""What a training run leaves to read: ``log.jsonl`` and TensorBoard files."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from deblur_jax.errors import UserError
+from deblur_jax.images import to_uint8
+
+LOG_FILE = "log.jsonl"
+
+
+class LogError(UserError, RuntimeError):
+    """The log can't be written."""
+
+
+class RunLog:
+    """JSON lines and TensorBoard, written by the first process alone.
+
+    Args:
+        workdir: of the run; made if missing.
+        start_step: where the run goes on: later rows, of a run that was cut off, are dropped.
+    """
+
+    def __init__(self, workdir: epath.Path, start_step: int):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._file = workdir / LOG_FILE
+        self._file.write_text("".join(_rows_until(self._file, start_step)))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def note(self, text: str) -> None:
+        """A line for the reader of the terminal."""
+        if self._active:
+            tqdm.write(text)
+
+    def row(self, step: int, values: dict[str, float]) -> None:
+        """Scalars of a step.
+
+        Raises:
+            LogError: if they can't be written.
+        """
+        if not self._active:
+            return
+        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        try:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, **finite}) + "\n")
+        except OSError as error:
+            raise LogError(f"{self._file}: can't be written: {error.strerror}") from None
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, picture: np.ndarray) -> None:
+        """Before, after and truth side by side, (h, 3w, 3) in [0, 1]."""
+        if self._active:
+            picture = to_uint8(np.nan_to_num(picture))
+            self._board.add_image("blurred | restored | sharp", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is left, if the disk takes it."""
+        if self._active:
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+
+def _rows_until(file: epath.Path, step: int) -> Iterator[str]:
+    if file.exists():
+        for line in file.read_text().splitlines(keepends=True):
+            with contextlib.suppress(json.JSONDecodeError):  # cut off while it was written
+                if json.loads(line)["step"] <= step:
+                    yield line
