@@ -138,6 +138,8 @@ class Config(_Section):
         schedules = ("step", "cosine")
         known = self.optimizer.schedule in schedules
         _require(known, "optimizer.schedule", f"is one of {', '.join(schedules)}")
+        below = self.optimizer.warmup_steps < self.num_steps
+        _require(below, "optimizer.warmup_steps", "must be below num_steps")
         known = self.model.dtype in ("float32", "bfloat16")
         _require(known, "model.dtype", 'is "float32" or "bfloat16"')
         return self

@@ -110,11 +110,10 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         )
         monitor = _Monitor(config, schedule, log, bar)
         step = start_step
-        for batch in prefetch_to_device(batches, batch_sharding(mesh)):
-            if step == config.num_steps or stop.requested:
-                break
+        batches_on_device = prefetch_to_device(batches, batch_sharding(mesh))
+        while step < config.num_steps and not stop.requested:
             _profile(config, workdir, step - start_step)
-            state, step_metrics = train_step(state, batch)
+            state, step_metrics = train_step(state, next(batches_on_device))
             monitor.follow(step, step_metrics)
             checkpoints.check()
             step += 1

@@ -55,6 +55,7 @@ def test_an_unknown_field_names_the_nearest():
         ({"loss": {"content_norm": "l3"}}, "config.loss.content_norm"),
         ({"optimizer": {"schedule": "linear"}}, "config.optimizer.schedule is one of"),
         ({"model": {"dtype": "float16"}}, "config.model.dtype"),
+        ({"optimizer": {"warmup_steps": 1000}}, "config.optimizer.warmup_steps must be below"),
     ],
 )
 def test_a_wrong_value_names_its_field(values, message):

@@ -67,10 +67,15 @@ def training_batches(
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     iterator = iter(iterable)
     try:
-        yield from iterator
+        yield from map(_copied, iterator)
     finally:
         iterator.close()
 
 
 def _patch(pair, rng: np.random.Generator, *, size: int):
     return random_patch(pair, rng, size)
+
+
+def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A worker's batch is in shared memory, given back when its arrays are gone: so none is kept."""
+    return {key: np.array(pictures) for key, pictures in batch.items()}
