@@ -77,5 +77,5 @@ def _patch(pair, rng: np.random.Generator, *, size: int):
 
 
 def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A worker's batch is in shared memory, given back when its arrays are gone: so none is kept."""
+    """A worker's batch lies in shared memory that is freed with its arrays: keep none of them."""
     return {key: np.array(pictures) for key, pictures in batch.items()}

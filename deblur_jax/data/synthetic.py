@@ -103,10 +103,10 @@ def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) 
     else:
         camera = _random_poses(rng, times, strength=rng.lognormal(np.log(7.5), 0.35))
 
-    canvas = size + 2 * _MAX_DISPLACEMENT
+    canvas = size + 2 * max(_MAX_DISPLACEMENT, _reach(camera, size))
     from_photograph = family.max_objects == 0 or rng.random() < 0.8
     background = (scenes.photograph if from_photograph else scenes.texture)(rng, canvas, split)
-    layers = [Layer(background, _placed(camera, canvas, (size / 2, size / 2)))]
+    layers = [Layer(background, _placed(camera, canvas, (size // 2, size // 2)))]
 
     for _ in range(rng.integers(1, family.max_objects + 1) if family.max_objects else 0):
         extent = int(size * rng.uniform(0.3, 0.8))
@@ -152,6 +152,14 @@ def _placed(poses: np.ndarray, extent: int, centre: tuple[float, float]) -> np.n
     placed = poses.copy()
     placed[:, :, 2] += np.asarray(centre) - poses[:, :, :2] @ middle
     return placed
+
+
+def _reach(camera: np.ndarray, size: int) -> int:
+    """How far beyond the frame the camera sees at any sub-frame, in pixels, rounded up."""
+    corners = np.array([[x, y, 1] for x in (0, size) for y in (0, size)])
+    poses = _placed(camera, size, (size // 2, size // 2))
+    seen = np.stack([corners @ _inverse(pose).T for pose in poses])
+    return int(np.ceil(max(-seen.min(), seen.max() - size))) + 2
 
 
 def _composed(camera: np.ndarray, size: int, poses: np.ndarray) -> np.ndarray:

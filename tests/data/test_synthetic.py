@@ -63,8 +63,20 @@ def test_dynamic_objects_move_against_the_background():
     assert nearest.picture.mode == "RGBA"
 
 
-def test_the_middle_subframe_is_not_resampled():
-    for scene, _ in (pairs(size=64).layers(i) for i in range(8)):
+def test_the_camera_never_sees_beyond_the_background():
+    source = pairs("shake", size=400, length=40)
+    for index in range(len(source)):
+        (background,), _ = source.layers(index)
+        for pose in background.poses:
+            corners = np.array([[x, y] for x in (0, 400) for y in (0, 400)]) - pose[:, 2]
+            seen = np.linalg.solve(pose[:, :2], corners.T)
+            assert seen.min() >= 0
+            assert seen.max() <= background.picture.width
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_the_middle_subframe_is_not_resampled(size):
+    for scene, _ in (pairs(size=size).layers(i) for i in range(8)):
         for layer in scene:
             middle = layer.poses[len(layer.poses) // 2]
             np.testing.assert_allclose(middle[:, :2], np.eye(2), atol=1e-9)
