@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from deblur_jax import metrics, report
 from deblur_jax.data import PairSource
 from deblur_jax.images import PathLike, Photograph, write_photograph
 from deblur_jax.inference import Restorer
+from deblur_jax.progress import progress_bar
 
 RESULTS = "results.json"
 
@@ -34,7 +34,7 @@ def evaluate(restorer: Restorer, pairs: PairSource, out: PathLike, **described: 
     """
     out = epath.Path(out)
     rows = []
-    for index, name in enumerate(tqdm(pairs.names, desc="evaluating", unit="picture")):
+    for index, name in enumerate(progress_bar(pairs.names, desc="evaluating", unit="picture")):
         pair = pairs[index]
         blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
         restored = restorer(blurred)

@@ -23,6 +23,7 @@ from deblur_jax.inference import Restorer, count_params
 from deblur_jax.losses import mimo_unet_loss
 from deblur_jax.models import build_from_config
 from deblur_jax.optim import make_optimizer, make_schedule
+from deblur_jax.progress import progress_bar
 from deblur_jax.run_log import RunLog
 from deblur_jax.sharding import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.train_step import TrainState, init_state, make_train_step
@@ -106,7 +107,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(_StopSignal())
         bar = stack.enter_context(
-            tqdm(desc="training", unit="step", initial=start_step, total=config.num_steps)
+            progress_bar(desc="training", unit="step", initial=start_step, total=config.num_steps)
         )
         monitor = _Monitor(config, schedule, log, bar)
         step = start_step
@@ -218,7 +219,7 @@ class _Monitor:
         now = time.monotonic()
         means["learning_rate"] = float(self._schedule(step - 1))
         means["steps_per_second"] = len(self._since_log) / (now - self._time)
-        self._bar.set_postfix(loss=f"{means['loss']:.4f}")
+        self._bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
         self._log.row(step, means)
         self._since_log, self._time = [], now
 

@@ -6,8 +6,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from deblur_jax.data.folder import pictures_below
 from deblur_jax.errors import UserError
 from deblur_jax.images import (
@@ -17,6 +15,7 @@ from deblur_jax.images import (
     write_photograph,
 )
 from deblur_jax.inference import Restorer
+from deblur_jax.progress import progress_bar
 
 _MAX_COMPILATIONS = 4
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
     # Neighbours of one size: the compiled program stays the same.
     readable.sort(key=lambda job: job[2])
-    for source, target, _ in tqdm(readable, desc="restoring", unit="picture"):
+    for source, target, _ in progress_bar(readable, desc="restoring", unit="picture"):
         try:
             _restore(restorer, source, target)
         except ImageError as error:

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deblur_jax.models.images import IMAGE_CHANNELS, check_images
 from deblur_jax.ops.conv import add_bias, concat_conv_1x1, upsampling_conv_4x4
 from deblur_jax.ops.initializers import pytorch_default
 from deblur_jax.ops.resize import downsample_nearest
-
-IMAGE_CHANNELS = 3
 
 
 class Conv(nnx.Conv):
@@ -256,7 +255,7 @@ class MIMOUNet(nnx.Module):
         Raises:
             ValueError: if ``blurred`` is not an RGB batch whose sides are multiples of 4.
         """
-        _check_images(blurred, self.size_multiple)
+        check_images(blurred, self.size_multiple)
         blurred_half = downsample_nearest(blurred, 2)
         blurred_quarter = downsample_nearest(blurred, 4)
 
@@ -297,14 +296,3 @@ class MIMOUNet(nnx.Module):
         full = nnx.relu(self.upsample_full(half))
         full = self.decoder_full(nnx.relu(self.merge_full(full, fused_full, scales=(1, 1))))
         return quarter, half, full
-
-
-def _check_images(images: jax.Array, size_multiple: int) -> None:
-    if images.ndim != 4 or images.shape[-1] != IMAGE_CHANNELS:
-        raise ValueError(f"expected images of shape (b, h, w, 3), got {images.shape}")
-    _, h, w, _ = images.shape
-    if h % size_multiple or w % size_multiple:
-        raise ValueError(
-            f"height and width must be multiples of {size_multiple}, got {h}x{w}: "
-            "deblur_jax.Restorer pads pictures of any size"
-        )

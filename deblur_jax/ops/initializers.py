@@ -21,3 +21,12 @@ def pytorch_default(fan_in: int) -> jax.nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
     return initialize
+
+
+def caffe_xavier(fan_in: int) -> jax.nn.initializers.Initializer:
+    """Caffe's "xavier" filler for kernels: uniform within ±sqrt(3/fan_in); biases start at 0.
+
+    Args:
+        fan_in: number of products summed into one output value, ``channels * height * width``.
+    """
+    return pytorch_default(fan_in / 3)

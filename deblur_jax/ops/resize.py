@@ -42,3 +42,26 @@ def depth_to_space(images: jax.Array, factor: int) -> jax.Array:
     b, h, w, c = images.shape
     cells = images.reshape(b, h, w, factor, factor, c // factor**2)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
+
+
+def upsample_caffe_bilinear(images: jax.Array) -> jax.Array:
+    """Doubles height and width as SVRNN's Caffe layer does: (b, h, w, c) to (b, 2h, 2w, c).
+
+    Per axis ``out[2i] = x[i]`` and ``out[2i+1] = (x[i] + x[i+1]) / 2``, where the neighbour beyond
+    the border counts 0: the last row and column are half as bright. Not the half-pixel convention.
+    """
+    for axis in (1, 2):
+        padding = [(0, 0)] * 4
+        padding[axis] = (0, 1)
+        following = jax.lax.slice_in_dim(jnp.pad(images, padding), 1, None, axis=axis)
+        doubled = jnp.stack([images, 0.5 * (images + following)], axis=axis + 1)
+        shape = list(images.shape)
+        shape[axis] *= 2
+        images = doubled.reshape(shape)
+    return images
+
+
+def upsample_half_pixel_bilinear(images: jax.Array) -> jax.Array:
+    """Doubles height and width with half-pixel centres: (b, h, w, c) to (b, 2h, 2w, c)."""
+    b, h, w, c = images.shape
+    return jax.image.resize(images, (b, 2 * h, 2 * w, c), "bilinear")

@@ -1,0 +1,217 @@
+"""The spatially variant recurrent network, SVRNN (Zhang et al., CVPR 2018).
+
+"Dynamic Scene Deblurring Using Spatially Variant Recurrent Neural Networks": undoing a blur is an
+IIR filter, and a linear recurrence is one. A network predicts the coefficient of every pixel, the
+"gate"; recurrences in four directions with convolutions between them reach across the picture with
+few parameters.
+
+Scales are ``full``, ``half``, ``quarter`` and ``eighth``. Convolutions have a bias and pad with
+zeros.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from deblur_jax.models.images import IMAGE_CHANNELS, check_images
+from deblur_jax.ops.initializers import caffe_xavier
+from deblur_jax.ops.recurrence import Implementation, gated_recurrence
+from deblur_jax.ops.resize import upsample_caffe_bilinear, upsample_half_pixel_bilinear
+
+NUM_STAGES = 4
+_GATES_PER_STAGE = 4
+_LEAKY_SLOPE = 0.1
+RESIZES = {"caffe": upsample_caffe_bilinear, "half_pixel": upsample_half_pixel_bilinear}
+
+
+class Conv(nnx.Conv):
+    """A linear ``kernel_size`` x ``kernel_size`` convolution with Caffe's Xavier start."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, stride=1, rngs, **options):
+        super().__init__(
+            in_channels,
+            out_channels,
+            (kernel_size, kernel_size),
+            strides=stride,
+            padding=kernel_size // 2,
+            kernel_init=caffe_xavier(in_channels * kernel_size**2),
+            bias_init=nnx.initializers.zeros_init(),
+            rngs=rngs,
+            **options,
+        )
+
+
+def _leaky_relu(x: jax.Array) -> jax.Array:
+    return nnx.leaky_relu(x, _LEAKY_SLOPE)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    return nnx.max_pool(x, (2, 2), (2, 2))
+
+
+class FeatureExtractor(nnx.Module):
+    """The picture's own features: at full size, and at half size what the recurrences scan."""
+
+    def __init__(self, rnn_channels: int, **conv):
+        self.conv_full = Conv(IMAGE_CHANNELS, rnn_channels // 2, 11, **conv)
+        self.conv_half = Conv(rnn_channels // 2, rnn_channels, 7, stride=2, **conv)
+
+    def __call__(self, blurred: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(b, h, w, 3) to (b, h, w, c/2), leaky, and (b, h/2, w/2, c), linear."""
+        full = _leaky_relu(self.conv_full(blurred))
+        return full, self.conv_half(full)
+
+
+class WeightGenerator(nnx.Module):
+    """The gates of all recurrences: an encoder shaped like VGG-16's first nine convolutions.
+
+    Then twice up again, each time beside the encoder's map of that size, to tanh.
+    """
+
+    def __init__(self, channels: int, gate_channels: int, resize: Callable, **conv):
+        c = channels
+        self.conv1_1 = Conv(IMAGE_CHANNELS, c, 3, **conv)
+        self.conv1_2 = Conv(c, c, 3, **conv)
+        self.conv2_1 = Conv(c, 2 * c, 3, **conv)
+        self.conv2_2 = Conv(2 * c, 2 * c, 3, **conv)
+        self.conv3_1 = Conv(2 * c, 4 * c, 3, **conv)
+        self.conv3_2 = Conv(4 * c, 4 * c, 3, **conv)
+        self.conv3_3 = Conv(4 * c, 4 * c, 3, **conv)
+        self.conv4_1 = Conv(4 * c, 8 * c, 3, **conv)
+        self.conv4_2 = Conv(8 * c, 8 * c, 3, **conv)
+        self.conv4_3 = Conv(8 * c, 4 * c, 3, **conv)
+        self.merge_quarter = Conv(4 * c + 4 * c, 2 * c, 3, **conv)
+        self.conv_quarter = Conv(2 * c, 2 * c, 3, **conv)
+        self.merge_half = Conv(2 * c + 2 * c, 4 * c, 3, **conv)
+        self.conv_gates = Conv(4 * c, gate_channels, 3, **conv)
+        self.resize = resize
+
+    def __call__(self, blurred: jax.Array) -> jax.Array:
+        """(b, h, w, 3) to (b, h/2, w/2, gate_channels) in (-1, 1)."""
+        x = nnx.relu(self.conv1_1(blurred))
+        x = _halve(nnx.relu(self.conv1_2(x)))
+        x = nnx.relu(self.conv2_1(x))
+        half = nnx.relu(self.conv2_2(x))
+        x = nnx.relu(self.conv3_1(_halve(half)))
+        quarter = nnx.relu(self.conv3_2(x))
+        x = _halve(nnx.relu(self.conv3_3(quarter)))
+        x = nnx.relu(self.conv4_1(x))
+        x = nnx.relu(self.conv4_2(x))
+        x = nnx.relu(self.conv4_3(x))
+        x = nnx.relu(self.merge_quarter(jnp.concatenate([quarter, self.resize(x)], -1)))
+        x = nnx.relu(self.conv_quarter(x))
+        x = nnx.relu(self.merge_half(jnp.concatenate([half, self.resize(x)], -1)))
+        return jnp.tanh(self.conv_gates(x))
+
+
+class SpatialRNN(nnx.Module):
+    """One stage: recurrences in four directions over the same input, merged by a convolution."""
+
+    def __init__(self, channels: int, implementation: Implementation, **conv):
+        self.merge = Conv(_GATES_PER_STAGE * channels, channels, 3, **conv)
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:
+        """Inputs (b, h, w, c) and their gates (b, h, w, 4c) to (b, h, w, c).
+
+        The gates come in the order of the official layers x1, y1, x2, y2: down, right, up, left.
+        """
+        top_to_bottom, left_to_right, bottom_to_top, right_to_left = jnp.split(gates, 4, axis=-1)
+        scanned = [
+            gated_recurrence(x, g, axis=axis, reverse=reverse, implementation=self.implementation)
+            for g, axis, reverse in (
+                (top_to_bottom, 1, False),
+                (bottom_to_top, 1, True),
+                (left_to_right, 2, False),
+                (right_to_left, 2, True),
+            )
+        ]
+        return _leaky_relu(self.merge(jnp.concatenate(scanned, -1)))
+
+
+class ImageReconstructor(nnx.Module):
+    """The restored picture from the scanned features and the picture's own."""
+
+    def __init__(self, rnn_channels: int, resize: Callable, **conv):
+        self.conv_half = Conv(2 * rnn_channels, rnn_channels // 2, 9, **conv)
+        self.conv_full = Conv(rnn_channels, IMAGE_CHANNELS, 5, **conv)
+        self.resize = resize
+
+    def __call__(self, full: jax.Array, half: jax.Array, scanned: jax.Array) -> jax.Array:
+        """(b, h, w, c/2), and twice (b, h/2, w/2, c), to (b, h, w, 3), linear."""
+        x = _leaky_relu(self.conv_half(jnp.concatenate([half, scanned], -1)))
+        return self.conv_full(jnp.concatenate([full, self.resize(x)], -1))
+
+
+class SVRNN(nnx.Module):
+    """The whole network: blurred (b, h, w, 3) to restored of the same shape.
+
+    Args:
+        rnn_channels: c, of the recurrences, 32 in the paper; even.
+        guidance_channels: of the weight generator's first convolutions, 64 as in VGG-16.
+        resize: "caffe", as the official weights need it, or "half_pixel", for training anew.
+        gate_limit: clamps the gates to +-this. None, the default, is the official network; a
+            PyTorch transcription that circulates has 0.5, a misreading of a limit on a recurrent
+            matrix that this network does not use.
+        implementation: of the recurrences, see ``gated_recurrence``.
+        dtype: of activations; parameters, the recurrences' carry and the result are float32.
+        precision: of products, as ``jax.lax`` names it; "highest" for parity.
+        rngs: for the parameters' start.
+    """
+
+    size_multiple = 8
+    """Height and width must be multiples of this."""
+
+    def __init__(
+        self,
+        *,
+        rnn_channels: int = 32,
+        guidance_channels: int = 64,
+        resize: str = "caffe",
+        gate_limit: float | None = None,
+        implementation: Implementation = "auto",
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        precision: jax.lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        if resize not in RESIZES:
+            raise ValueError(f"unknown resize {resize!r}: choose from {', '.join(RESIZES)}")
+        conv = {"dtype": jnp.dtype(dtype), "precision": precision, "rngs": rngs}
+        num_gates = NUM_STAGES * _GATES_PER_STAGE
+        self.gate_limit = gate_limit
+        self.features = FeatureExtractor(rnn_channels, **conv)
+        self.weights = WeightGenerator(
+            guidance_channels, num_gates * rnn_channels, RESIZES[resize], **conv
+        )
+        self.stages = nnx.List(
+            [SpatialRNN(rnn_channels, implementation, **conv) for _ in range(NUM_STAGES)]
+        )
+        self.reconstructor = ImageReconstructor(rnn_channels, RESIZES[resize], **conv)
+
+    def __call__(
+        self, blurred: jax.Array, *, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array]:
+        """Restores a batch of pictures.
+
+        Args:
+            blurred: (b, h, w, 3) float32 in [0, 1], h and w multiples of 8.
+            dropout_keys: of no use to a network without dropout.
+
+        Returns:
+            The restored pictures, (b, h, w, 3) float32, not clipped, as a tuple of one.
+
+        Raises:
+            ValueError: if ``blurred`` is not an RGB batch whose sides are multiples of 8.
+        """
+        del dropout_keys
+        check_images(blurred, self.size_multiple)
+        gates = self.weights(blurred)
+        if self.gate_limit is not None:
+            gates = jnp.clip(gates, -self.gate_limit, self.gate_limit)
+        full, half = self.features(blurred)
+        scanned = half
+        for stage, stage_gates in zip(self.stages, jnp.split(gates, NUM_STAGES, -1), strict=True):
+            scanned = stage(scanned, stage_gates)
+        return (self.reconstructor(full, half, scanned).astype(jnp.float32),)
