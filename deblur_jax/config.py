@@ -41,7 +41,11 @@ class _Section:
 
 @dataclasses.dataclass(slots=True)
 class ModelConfig(_Section):
-    """Which network. None keeps what the named model has in its paper."""
+    """Which network. None keeps what the named model has in its paper.
+
+    ``base_channels``, ``num_res_blocks`` and ``unroll`` are MIMO-UNet's; ``rnn_channels``,
+    ``guidance_channels``, ``resize`` and ``gate_limit`` are SVRNN's.
+    """
 
     name: str = "mimo_unet"
     base_channels: int | None = None
@@ -50,6 +54,10 @@ class ModelConfig(_Section):
     precision: str | None = None
     unroll: int | None = None
     """Residual blocks per loop iteration; None: all on the CPU, one on TPU and GPU."""
+    rnn_channels: int | None = None
+    guidance_channels: int | None = None
+    resize: str | None = None
+    gate_limit: float | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,8 +83,12 @@ class DataConfig(_Section):
 
 @dataclasses.dataclass(slots=True)
 class LossConfig(_Section):
-    """MIMO-UNet's loss: ``content + frequency_weight * frequency``."""
+    """Which loss: "mimo_unet", over three scales, or "squared_error", SVRNN's.
 
+    The other fields are of "mimo_unet": ``content + frequency_weight * frequency``.
+    """
+
+    name: str = "mimo_unet"
     content_norm: str = "l1"
     frequency_weight: float = 0.1
 
@@ -85,13 +97,24 @@ class LossConfig(_Section):
 class OptimizerConfig(_Section):
     """Adam and its learning rate, by step."""
 
+    name: str = "adam"
+    """"adam", or "caffe_adam", as Caffe's solver computes it."""
     learning_rate: float = 1e-4
     schedule: str = "step"
     """"step": times ``decay_factor`` every ``decay_every`` steps; "cosine": to 0 at the end, after
-    a linear rise over ``warmup_steps``."""
+    a linear rise over ``warmup_steps``; "polynomial": Caffe's, to 0 with the square of what is
+    left."""
     decay_factor: float = 0.5
     decay_every: int = 263_000
     warmup_steps: int = 0
+    clip_norm: float | None = None
+    """Greatest norm of the whole gradient; a longer one is scaled down."""
+    weight_decay: float = 0.0
+    """Coupled: times the parameter, added to its gradient."""
+    bias_rate: float = 1.0
+    """Factor on the learning rate of biases."""
+    first_iteration: int = 0
+    """Where "caffe_adam" and "polynomial" start to count; SVRNN's training starts at 1."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,12 +153,17 @@ class Config(_Section):
         for name in positive:
             _require(getattr(self, name) >= 1, name, "must be at least 1")
         _require(self.max_skipped_steps >= 0, "max_skipped_steps", "must not be negative")
-        _require(self.data.patch_size >= 4, "data.patch_size", "must be at least 4")
-        _require(self.data.patch_size % 4 == 0, "data.patch_size", "must be a multiple of 4")
+        multiple = 8 if self.model.name == "svrnn" else 4
+        aligned = self.data.patch_size > 0 and self.data.patch_size % multiple == 0
+        _require(aligned, "data.patch_size", f"must be a multiple of {multiple}")
         _require(0 <= self.data.validation_fraction < 1, "data.validation_fraction", "is in [0, 1)")
         _require(self.data.num_workers >= 0, "data.num_workers", "must not be negative")
+        _require(self.loss.name in ("mimo_unet", "squared_error"), "loss.name", "is unknown")
+        three_scales = self.model.name != "svrnn" or self.loss.name != "mimo_unet"
+        _require(three_scales, "loss.name", 'is "squared_error" for svrnn, which has one scale')
+        _require(self.optimizer.name in ("adam", "caffe_adam"), "optimizer.name", "is unknown")
         _require(self.loss.content_norm in ("l1", "l2"), "loss.content_norm", 'is "l1" or "l2"')
-        schedules = ("step", "cosine")
+        schedules = ("step", "cosine", "polynomial")
         known = self.optimizer.schedule in schedules
         _require(known, "optimizer.schedule", f"is one of {', '.join(schedules)}")
         below = self.optimizer.warmup_steps < self.num_steps

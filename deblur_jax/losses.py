@@ -1,13 +1,17 @@
 """Training losses. All are float32, whatever the dtype of the network."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deblur_jax.config import LossConfig
 from deblur_jax.ops.resize import downsample_bilinear
 
+LossFn = Callable[[Sequence[jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""``(outputs of the network, sharp) -> (loss, its terms)``."""
 CONTENT_NORMS = ("l1", "l2")
 
 
@@ -74,6 +78,33 @@ def mimo_unet_loss(
         "frequency_loss": frequency_loss(restored, targets),
     }
     return terms["content_loss"] + frequency_weight * terms["frequency_loss"], terms
+
+
+def squared_error(
+    restored: Sequence[jax.Array], sharp: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """SVRNN's loss: half the squared error, summed over a picture and averaged over the batch.
+
+    Args:
+        restored: the network's outputs; the first, at full scale, counts.
+        sharp: (b, h, w, 3), the truth.
+
+    Returns:
+        The loss, as a float32 scalar, and no terms.
+    """
+    (error,) = _differences(restored[:1], [sharp])
+    return jnp.sum(jnp.square(error)) / (2 * len(error)), {}
+
+
+def make_loss(config: LossConfig) -> LossFn:
+    """The loss that a configuration names."""
+    if config.name == "squared_error":
+        return squared_error
+    return functools.partial(
+        mimo_unet_loss,
+        content_norm=config.content_norm,
+        frequency_weight=config.frequency_weight,
+    )
 
 
 def _differences(restored, targets):

@@ -10,9 +10,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from deblur_jax.losses import LossFn
 from deblur_jax.sharding import DATA_AXIS
-
-LossFn = Callable[[tuple[jax.Array, ...], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class TrainState(NamedTuple):

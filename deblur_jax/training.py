@@ -20,7 +20,7 @@ from deblur_jax.data.pipeline import training_batches
 from deblur_jax.errors import UserError
 from deblur_jax.images import PathLike
 from deblur_jax.inference import Restorer, count_params
-from deblur_jax.losses import mimo_unet_loss
+from deblur_jax.losses import make_loss
 from deblur_jax.models import build_from_config
 from deblur_jax.optim import make_optimizer, make_schedule
 from deblur_jax.progress import progress_bar
@@ -73,8 +73,9 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     graphdef, params = nnx.split(model)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     schedule = make_schedule(config.optimizer, config.num_steps)
-    loss_fn = functools.partial(mimo_unet_loss, **dataclasses.asdict(config.loss))
-    train_step = make_train_step(graphdef, loss_fn, optimizer, seed=config.seed, mesh=mesh)
+    train_step = make_train_step(
+        graphdef, make_loss(config.loss), optimizer, seed=config.seed, mesh=mesh
+    )
     checkpoints = Checkpoints(workdir, config)
     state = _starting_state(config, params, optimizer, checkpoints, mesh)
     start_step = int(state.step)

@@ -18,7 +18,7 @@ def load(path):
 
 def test_the_configs_of_the_papers_are_there():
     names = {path.stem for path in CONFIGS}
-    assert {"quickstart", "mimo_unet_gopro", "mimo_unet_plus_gopro"} <= names
+    assert {"quickstart", "mimo_unet_gopro", "mimo_unet_plus_gopro", "svrnn_gopro"} <= names
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -55,6 +55,8 @@ def test_an_unknown_field_names_the_nearest():
         ({"loss": {"content_norm": "l3"}}, "config.loss.content_norm"),
         ({"optimizer": {"schedule": "linear"}}, "config.optimizer.schedule is one of"),
         ({"model": {"dtype": "float16"}}, "config.model.dtype"),
+        ({"optimizer": {"name": "sgd"}}, "config.optimizer.name is unknown"),
+        ({"model": {"name": "svrnn"}}, 'config.loss.name is "squared_error" for svrnn'),
         ({"optimizer": {"warmup_steps": 1000}}, "config.optimizer.warmup_steps must be below"),
     ],
 )

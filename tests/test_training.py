@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from deblur_jax.checkpoint import CheckpointError, load_weights, save_weights
-from deblur_jax.config import Config, ConfigError, from_dict, to_dict
+from deblur_jax.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    OptimizerConfig,
+    from_dict,
+    to_dict,
+)
 from deblur_jax.data.folder import PairError
 from deblur_jax.run_log import LOG_FILE
 from deblur_jax.training import NonFiniteError, train
@@ -55,6 +62,18 @@ def test_training_lowers_the_loss(tiny_config, workdir):
     train(copy(tiny_config), workdir)
     losses = [row["loss"] for row in log_rows(workdir) if "loss" in row]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_svrnn_trains_with_its_own_recipe(tiny_config, workdir):
+    tiny_config.model = ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=4)
+    tiny_config.loss.name = "squared_error"
+    tiny_config.optimizer = OptimizerConfig(
+        name="caffe_adam", schedule="polynomial", clip_norm=5000.0, bias_rate=2.0, first_iteration=1
+    )
+    train(copy(tiny_config), workdir)
+    rows = [row for row in log_rows(workdir) if "loss" in row]
+    assert rows[-1]["learning_rate"] == 0
+    assert np.isfinite(flat(load_weights(workdir)[1])).all()
 
 
 def test_going_on_with_a_finished_run_changes_nothing(tiny_config, workdir):

@@ -1,15 +1,18 @@
 """The networks, by name."""
 
 import dataclasses
+import inspect
 
 from flax import nnx
 
 from deblur_jax.config import ConfigError, ModelConfig
 from deblur_jax.models.mimo_unet import MIMOUNet
+from deblur_jax.models.svrnn import SVRNN
 
 _PRESETS = {
     "mimo_unet": (MIMOUNet, {"num_res_blocks": 8, "dropout_rate": 0.0}),
     "mimo_unet_plus": (MIMOUNet, {"num_res_blocks": 20, "dropout_rate": 0.1}),
+    "svrnn": (SVRNN, {}),
 }
 
 MODEL_NAMES = tuple(_PRESETS)
@@ -21,20 +24,26 @@ def build_model(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
     Args:
         name: one of ``MODEL_NAMES``, with the sizes of its paper.
         rngs: ``nnx.Rngs(seed)``, for the parameters.
-        **options: constructor arguments that replace the preset's: ``base_channels``,
-            ``num_res_blocks``, ``dropout_rate``, ``dtype``, ``precision``, ``unroll``.
+        **options: constructor arguments that replace the preset's; see ``MIMOUNet`` and ``SVRNN``.
 
     Returns:
         A module that maps blurred (b, h, w, 3) to a tuple of restored pictures, full size first,
         and holds ``nnx.Param`` only: ``graphdef, params = nnx.split(model)`` loses nothing.
 
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, or an option that the network does not have.
     """
     if name not in _PRESETS:
         raise ConfigError(f"unknown model {name!r}: choose from {', '.join(MODEL_NAMES)}")
     model_class, preset = _PRESETS[name]
+    strangers = set(options) - _options_of(model_class)
+    if strangers:
+        raise ConfigError(f"model {name} has no option {', '.join(sorted(strangers))}")
     return model_class(**{**preset, **options}, rngs=rngs)
+
+
+def _options_of(model_class: type[nnx.Module]) -> set[str]:
+    return set(inspect.signature(model_class.__init__).parameters) - {"self", "rngs"}
 
 
 def default_unroll(platform: str) -> bool | int:
@@ -58,7 +67,9 @@ def build_from_config(
         precision: replaces ``config.precision``, as "highest" for evaluation.
     """
     options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    options.setdefault("unroll", default_unroll(platform))
+    name = options.pop("name")
+    if name in _PRESETS and "unroll" in _options_of(_PRESETS[name][0]):
+        options.setdefault("unroll", default_unroll(platform))
     if precision is not None:
         options["precision"] = precision
-    return build_model(options.pop("name"), rngs=rngs, **options)
+    return build_model(name, rngs=rngs, **options)

@@ -104,6 +104,10 @@ def test_refuses_other_shapes(shape):
         tiny()(np.zeros(shape, np.float32))
 
 
-def test_unknown_model():
+def test_unknown_model_or_option():
     with pytest.raises(ValueError, match="unknown model 'unet': choose from mimo_unet"):
         build_model("unet", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="model mimo_unet has no option gate_limit"):
+        build_model("mimo_unet", rngs=nnx.Rngs(0), gate_limit=0.5)
+    with pytest.raises(ValueError, match="model svrnn has no option unroll"):
+        build_model("svrnn", rngs=nnx.Rngs(0), unroll=1)

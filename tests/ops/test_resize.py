@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +8,11 @@ from deblur_jax.ops.resize import (
     depth_to_space,
     downsample_bilinear,
     downsample_nearest,
+    upsample_caffe_bilinear,
+    upsample_half_pixel_bilinear,
     upsample_nearest,
 )
+from tests import svrnn_golden
 
 
 def picture(h, w, c=2):
@@ -45,3 +49,18 @@ def test_bilinear_refuses_sizes_it_would_have_to_guess(size, factor):
 def test_depth_to_space_puts_the_row_offset_first():
     cells = np.arange(4.0).reshape(1, 1, 1, 4)
     np.testing.assert_array_equal(depth_to_space(cells, 2)[0, :, :, 0], [[0, 1], [2, 3]])
+
+
+def test_caffes_bilinear_equals_the_official_layer():
+    recorded = svrnn_golden.recorded("resize")
+    x, y, dy, dx = (recorded[k].transpose(0, 2, 3, 1) for k in ("x", "y", "dy", "dx"))
+    enlarged, pull_back = jax.vjp(upsample_caffe_bilinear, x)
+    np.testing.assert_allclose(enlarged, y, atol=1e-6)
+    np.testing.assert_allclose(pull_back(dy)[0], dx, atol=1e-6)
+
+
+def test_half_pixel_bilinear_keeps_a_ramp_inside():
+    ramp = np.arange(6.0, dtype=np.float32).reshape(1, 6, 1, 1)
+    enlarged = np.asarray(upsample_half_pixel_bilinear(ramp))
+    assert enlarged.shape == (1, 12, 2, 1)
+    np.testing.assert_allclose(enlarged[0, 1:-1, 0, 0], np.arange(10) / 2 + 0.25, rtol=1e-6)

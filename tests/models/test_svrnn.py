@@ -1,0 +1,161 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deblur_jax.models import svrnn
+from tests import svrnn_golden
+from tests.golden import relative_error
+
+GRADIENT_TOLERANCE = 1e-4
+
+
+class Recorder:
+    """Keeps what passes through the named functions of the network's module."""
+
+    def __init__(self, monkeypatch):
+        self.outputs = {}
+        for name in ("gated_recurrence", "_halve", "_leaky_relu"):
+            self._record(monkeypatch, svrnn, name, name)
+        self._record(monkeypatch, svrnn.Conv, "__call__", "conv")
+        monkeypatch.setitem(svrnn.RESIZES, "caffe", self._wrapped(svrnn.RESIZES["caffe"], "resize"))
+
+    def _record(self, monkeypatch, owner, attribute, key):
+        monkeypatch.setattr(owner, attribute, self._wrapped(getattr(owner, attribute), key))
+
+    def _wrapped(self, function, key):
+        def recording(*arguments, **options):
+            output = function(*arguments, **options)
+            self.outputs.setdefault(key, []).append(np.asarray(output))
+            return output
+
+        return recording
+
+
+@pytest.fixture
+def activations(monkeypatch):
+    """Every activation of the golden run by its official name."""
+    _, params = svrnn_golden.network()
+    recorder = Recorder(monkeypatch)
+    model = svrnn.SVRNN(rngs=nnx.Rngs(0), precision="highest")
+    nnx.update(model, params)
+    restored = model(svrnn_golden.blurred())[0]
+    out = recorder.outputs
+    # In the order of the calls: 14 convolutions of the gates, 2 of the features, 4 stages, 2.
+    assert {k: len(v) for k, v in out.items()} == {
+        "conv": 22,
+        "_halve": 3,
+        "resize": 3,
+        "_leaky_relu": 6,
+        "gated_recurrence": 16,
+    }
+    gates = np.split(np.tanh(out["conv"][13]), 16, axis=-1)
+    official_gates = [f"g_RNN{s}_{d}" for s in (1, 2, 3, 4) for d in ("x1", "y1", "x2", "y2")]
+    return {
+        "poolg2": out["_halve"][1],
+        "poolg3": out["_halve"][2],
+        "convg3_2": np.maximum(out["conv"][5], 0),
+        "convg4_3": np.maximum(out["conv"][9], 0),
+        "resizegd1": out["resize"][0],
+        "convgd1_2": np.maximum(out["conv"][11], 0),
+        **dict(zip(official_gates, gates, strict=True)),
+        "conve1_2": out["conv"][15],
+        **{f"rnn1_{i + 1}": out["gated_recurrence"][i] for i in range(4)},
+        "conv_rnn1": out["_leaky_relu"][1],
+        "conv_rnn4": out["_leaky_relu"][4],
+        "resized1": out["resize"][2],
+        "output": np.asarray(restored),
+    }
+
+
+def test_every_recorded_activation_equals_the_official_codes(activations):
+    seen = set()
+    for file in ("forward", "forward_guidance", "gates_0", "gates_1"):
+        for name, expected in svrnn_golden.recorded(file).items():
+            if name == "output_f64run":
+                continue
+            assert relative_error(activations[name], expected) < 1e-5, name
+            seen.add(name)
+    assert seen == set(activations)
+
+
+def squared_error(restored, sharp):
+    return jnp.sum(jnp.square(restored - sharp)) / 2 / len(sharp)
+
+
+def test_gradients_equal_the_official_codes():
+    graphdef, params = svrnn_golden.network()
+    recorded = svrnn_golden.recorded("backward")
+
+    @jax.jit
+    def value_and_grads(params, blurred, sharp):
+        def loss(params, blurred):
+            return squared_error(nnx.merge(graphdef, params)(blurred)[0], sharp)
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, blurred)
+
+    loss, (grads, d_input) = value_and_grads(params, svrnn_golden.blurred(), svrnn_golden.sharp())
+    assert float(loss) == pytest.approx(float(recorded["loss"]), rel=1e-5)
+    assert relative_error(d_input, recorded["d_input"]) < GRADIENT_TOLERANCE
+    named = svrnn_golden.by_official_name(grads)
+    assert set(named) == set(recorded["param_names"].tolist())
+    for name, norm in zip(recorded["param_names"], recorded["grad_norms"], strict=True):
+        actual = np.linalg.norm(named[str(name)].astype(np.float64))
+        assert actual == pytest.approx(norm, rel=GRADIENT_TOLERANCE), name
+    for key in (key for key in recorded if key.startswith("grad.")):
+        error = relative_error(named[key.removeprefix("grad.")], recorded[key])
+        assert error < GRADIENT_TOLERANCE, key
+
+
+def tiny(**options):
+    options = {"rnn_channels": 4, "guidance_channels": 4, **options}
+    return svrnn.SVRNN(rngs=nnx.Rngs(0), **options)
+
+
+def restored_by(**options):
+    model = tiny(**options)
+    return np.asarray(jax.jit(lambda x: model(x)[0])(picture(1, 16, 24, 3)))
+
+
+def picture(*shape):
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def test_number_of_parameters():
+    params = nnx.state(nnx.eval_shape(lambda: svrnn.SVRNN(rngs=nnx.Rngs(0))))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 9_227_027
+
+
+def test_a_gate_limit_is_a_choice():
+    assert np.array_equal(restored_by(), restored_by(gate_limit=1.0))
+    assert not np.allclose(restored_by(), restored_by(gate_limit=0.001))
+
+
+def test_half_pixel_resizing_is_a_choice():
+    assert not np.allclose(restored_by(), restored_by(resize="half_pixel"))
+    with pytest.raises(ValueError, match="unknown resize 'nearest'"):
+        tiny(resize="nearest")
+
+
+def test_bfloat16_is_near_float32():
+    restored = restored_by(dtype=jnp.bfloat16)
+    assert restored.dtype == np.float32
+    assert 1e-6 < relative_error(restored, restored_by()) < 5e-2
+
+
+def test_start_is_caffes_xavier():
+    for path, leaf in nnx.to_flat_state(nnx.state(tiny(guidance_channels=16))):
+        values = np.asarray(leaf[...])
+        if path[-1] == "bias":
+            assert not values.any()
+        else:
+            bound = np.float32(np.sqrt(3 / np.prod(values.shape[:3])))
+            assert np.abs(values).max() <= bound
+            assert np.abs(values).max() > 0.9 * bound
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 16, 3), (1, 16, 20, 3), (16, 16, 3)])
+def test_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"multiples of 8|shape \(b, h, w, 3\)"):
+        tiny()(np.zeros(shape, np.float32))
