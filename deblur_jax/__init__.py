@@ -1,4 +1,4 @@
-"""Image deblurring in JAX and Flax: MIMO-UNet and MIMO-UNet+.
+"""Image deblurring in JAX and Flax: MIMO-UNet, MIMO-UNet+ and SVRNN.
 
 ``Restorer.load(weights)(picture)`` restores a picture; ``build_model`` makes a network of your own.
 """

@@ -141,7 +141,7 @@ def _starting_state(config, params, optimizer, checkpoints, mesh) -> TrainState:
 
 def _params_to_start_from(config: Config) -> nnx.State:
     other, params = load_weights(config.init_from)
-    for field in ("name", "base_channels", "num_res_blocks"):
+    for field in ("name", "base_channels", "num_res_blocks", "rnn_channels", "guidance_channels"):
         ours, theirs = getattr(config.model, field), getattr(other.model, field)
         if ours != theirs:
             raise ConfigError(

@@ -12,26 +12,11 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from deblur_jax.convert.caffe import CONVOLUTIONS
 from deblur_jax.models.svrnn import SVRNN
 
 FOLDER = Path(__file__).parent / "goldens" / "svrnn"
 
-CONVOLUTIONS = {
-    "conve1_1": ("features", "conv_full"),
-    "conve1_2": ("features", "conv_half"),
-    **{
-        f"convg{scale}_{i}": ("weights", f"conv{scale}_{i}")
-        for scale, count in ((1, 2), (2, 2), (3, 3), (4, 3))
-        for i in range(1, count + 1)
-    },
-    "convgd1": ("weights", "merge_quarter"),
-    "convgd1_2": ("weights", "conv_quarter"),
-    "convgd2": ("weights", "merge_half"),
-    "convgd2_2": ("weights", "conv_gates"),
-    **{f"conv_rnn{stage + 1}": ("stages", stage, "merge") for stage in range(4)},
-    "convd1_1": ("reconstructor", "conv_half"),
-    "convd1_2": ("reconstructor", "conv_full"),
-}
 _GAINS = {"convgd2_2": 1.0, "convd1_1": 1.0, "convd1_2": 0.5} | {
     f"conv_rnn{stage}": 0.7 for stage in range(1, 5)
 }

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from deblur_jax.convert.torch_file import WeightFileError, read_torch_file
+from deblur_jax.convert.errors import WeightFileError
+from deblur_jax.convert.torch_file import read_torch_file
 from deblur_jax.models import build_model
 
 _OIHW_TO_HWIO = (2, 3, 1, 0)

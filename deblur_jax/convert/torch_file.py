@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deblur_jax.errors import UserError
+from deblur_jax.convert.errors import WeightFileError, read_weight_file
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -31,10 +31,6 @@ _STORAGE_DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-
-
-class WeightFileError(UserError, ValueError):
-    """A weight file that is damaged, hostile or of another format; the message names the file."""
 
 
 class _Storage(NamedTuple):
@@ -58,11 +54,7 @@ def read_torch_file(path: str | Path) -> dict:
             tensors, numbers, strings and containers; or if there is no such file.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise WeightFileError(f"{path}: {reason}") from None
+    content = read_weight_file(path)
     try:
         if zipfile.is_zipfile(io.BytesIO(content)):
             return _read_zip(content)

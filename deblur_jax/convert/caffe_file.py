@@ -1,0 +1,113 @@
+"""Reads the layers of a Caffe weight file (``.caffemodel``).
+
+It is a binary protobuf, ``NetParameter``; of Caffe's own definition only the fields that hold
+weights are declared here, the others are passed over.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from deblur_jax.convert.errors import WeightFileError, read_weight_file
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_PACKAGE = "deblur_jax.caffe"
+# Message: (field, number, repeated, type, packed); a type in quotes is another message.
+_MESSAGES = {
+    "BlobShape": [("dim", 1, True, _FIELD.TYPE_INT64)],
+    "BlobProto": [
+        ("num", 1, False, _FIELD.TYPE_INT32),
+        ("channels", 2, False, _FIELD.TYPE_INT32),
+        ("height", 3, False, _FIELD.TYPE_INT32),
+        ("width", 4, False, _FIELD.TYPE_INT32),
+        ("data", 5, True, _FIELD.TYPE_FLOAT),
+        ("shape", 7, False, "BlobShape"),
+        ("double_data", 8, True, _FIELD.TYPE_DOUBLE),
+    ],
+    "LayerParameter": [
+        ("name", 1, False, _FIELD.TYPE_STRING),
+        ("type", 2, False, _FIELD.TYPE_STRING),
+        ("blobs", 7, True, "BlobProto"),
+    ],
+    "NetParameter": [
+        ("name", 1, False, _FIELD.TYPE_STRING),
+        ("layer", 100, True, "LayerParameter"),
+    ],
+}
+
+
+class Layer(NamedTuple):
+    """A layer that holds weights."""
+
+    name: str
+    type: str
+    blobs: list[np.ndarray]
+
+
+def read_caffe_file(path: str | Path) -> list[Layer]:
+    """The layers with weights, in the order of the file.
+
+    Raises:
+        WeightFileError: if the file is missing, truncated or no Caffe file.
+    """
+    path = Path(path)
+    net = net_parameter()
+    try:
+        net.ParseFromString(read_weight_file(path))
+    except message.DecodeError as error:
+        raise WeightFileError(
+            f"{path}: not a Caffe weight file, or truncated ({error}); is the download complete?"
+        ) from None
+    layers = [
+        Layer(layer.name, layer.type, [_array(path, layer.name, blob) for blob in layer.blobs])
+        for layer in net.layer
+        if layer.blobs
+    ]
+    if not layers:
+        raise WeightFileError(f"{path}: holds no layers with weights; is it a Caffe weight file?")
+    return layers
+
+
+def net_parameter() -> message.Message:
+    """An empty ``NetParameter``."""
+    return message_factory.GetMessageClass(
+        _POOL.FindMessageTypeByName(f"{_PACKAGE}.NetParameter")
+    )()
+
+
+def _array(path: Path, name: str, blob: message.Message) -> np.ndarray:
+    if blob.HasField("shape"):
+        shape = tuple(blob.shape.dim)
+    else:
+        shape = (blob.num, blob.channels, blob.height, blob.width)
+    values = np.asarray(blob.data or blob.double_data, np.float32)
+    if min(shape, default=1) < 0 or values.size != math.prod(shape):
+        raise WeightFileError(
+            f"{path}: layer {name} has {values.size} values for a shape of {shape}; is the "
+            "download complete?"
+        )
+    return values.reshape(shape)
+
+
+def _describe() -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="deblur_jax/caffe.proto", package=_PACKAGE, syntax="proto2"
+    )
+    for message_name, fields in _MESSAGES.items():
+        described = file.message_type.add(name=message_name)
+        for name, number, repeated, kind in fields:
+            label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+            field = described.field.add(name=name, number=number, label=label)
+            if isinstance(kind, str):
+                field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+            else:
+                field.type = kind
+                field.options.packed = repeated
+    return file
+
+
+_POOL = descriptor_pool.DescriptorPool()
+_POOL.Add(_describe())
