@@ -184,12 +184,12 @@ def to_dict(config: _Section) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of ``to_dict``, validated and read-only.
+    """The inverse of ``to_dict``, read-only. It need not be one that can be trained.
 
     Raises:
         ConfigError: for an unknown field or a value of another type.
     """
-    return _section_from_dict(Config, values, "").validate().freeze()
+    return _section_from_dict(Config, values, "").freeze()
 
 
 def _section_from_dict(section: type, values: dict[str, Any], prefix: str):

@@ -62,6 +62,6 @@ def test_an_unknown_field_names_the_nearest():
 )
 def test_a_wrong_value_names_its_field(values, message):
     with pytest.raises(ConfigError) as error:
-        from_dict(values)
+        from_dict(values).validate()
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deblur_jax.config import ConfigError
 from deblur_jax.models.images import IMAGE_CHANNELS, check_images
 from deblur_jax.ops.initializers import caffe_xavier
 from deblur_jax.ops.recurrence import Implementation, gated_recurrence
@@ -177,7 +178,7 @@ class SVRNN(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if resize not in RESIZES:
-            raise ValueError(f"unknown resize {resize!r}: choose from {', '.join(RESIZES)}")
+            raise ConfigError(f"unknown resize {resize!r}: choose from {', '.join(RESIZES)}")
         conv = {"dtype": jnp.dtype(dtype), "precision": precision, "rngs": rngs}
         num_gates = NUM_STAGES * _GATES_PER_STAGE
         self.gate_limit = gate_limit

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deblur_jax import Restorer
 from deblur_jax.convert import WeightFileError, load_caffe
 from deblur_jax.convert.caffe_file import net_parameter
 from deblur_jax.models import build_model
@@ -138,3 +139,5 @@ def test_the_command_converts_it(tiny_net, tmp_path):
     result = run_command("convert", file, tmp_path / "weights", "--model", "svrnn", *sizes)
     assert result.returncode == 0, result.stderr
     assert "svrnn, " in result.stdout
+    picture = svrnn_golden.rng(0).random((13, 18, 3), np.float32)
+    assert Restorer.load(tmp_path / "weights")(picture).shape == picture.shape
