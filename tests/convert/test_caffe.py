@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -72,7 +73,7 @@ def test_the_official_file_gives_the_official_output():
         nnx.to_flat_state(params), nnx.to_flat_state(golden_params), strict=True
     ):
         np.testing.assert_array_equal(ours[...], golden[...], err_msg=str(path))
-    restored = nnx.merge(graphdef, params)(svrnn_golden.blurred())[0]
+    restored = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x)[0])(params, svrnn_golden.blurred())
     assert relative_error(restored, svrnn_golden.recorded("forward")["output"]) < 1e-5
 
 

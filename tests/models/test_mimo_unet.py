@@ -43,7 +43,7 @@ def test_holds_parameters_only():
 
 def test_loop_and_unrolled_stack_agree():
     blurred = golden.blurred()
-    looped, unrolled = tiny(unroll=1)(blurred), tiny(unroll=True)(blurred)
+    looped, unrolled = (jax.jit(tiny(unroll=n).__call__)(blurred) for n in (1, True))
     for a, b in zip(looped, unrolled, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -68,7 +68,7 @@ def test_smaller_outputs_cost_nothing_where_they_are_dropped():
 def test_bfloat16_computes_in_bfloat16_and_restores_in_float32():
     model = tiny(dtype=jnp.bfloat16)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(model)))
-    outputs, expected = model(golden.blurred()), tiny()(golden.blurred())
+    outputs, expected = (jax.jit(m.__call__)(golden.blurred()) for m in (model, tiny()))
     assert outputs[0].dtype == jnp.float32
     error = golden.relative_error(outputs[0], expected[0])
     assert 1e-6 < error < 1e-2
