@@ -2,6 +2,8 @@
 
 import argparse
 
+from etils import epath
+
 from deblur_jax.data import open_pairs
 from deblur_jax.errors import one_line_errors
 from deblur_jax.evaluation import evaluate
@@ -23,9 +25,10 @@ def main() -> None:
             "dtype": restorer.config.model.dtype,
             "precision": args.precision,
         }
-        summary = evaluate(restorer, pairs, args.out, **described)
+        out = args.out or epath.Path(args.weights) / "evaluation"
+        summary = evaluate(restorer, pairs, out, **described)
     print(table(summary))
-    print(f"restored/, sheets/ (before | after | truth) and results.json are in {args.out}")
+    print(f"restored/, sheets/ (before | after | truth) and results.json are in {out}")
 
 
 def _parse_args() -> argparse.Namespace:
@@ -38,7 +41,9 @@ def _parse_args() -> argparse.Namespace:
         required=True,
         help='a folder of pairs (blur/ and sharp/), a prepared one, or "synthetic:FAMILY"',
     )
-    parser.add_argument("--out", required=True, help="where results and pictures go")
+    parser.add_argument(
+        "--out", help="where results and pictures go (default: evaluation/ in --weights)"
+    )
     parser.add_argument(
         "--split", default="test", help="of data that has splits: train, validation, test (default)"
     )

@@ -50,14 +50,14 @@ def test_the_table_lists_every_picture_and_the_mean():
     assert lines[-1].split() == ["mean", "of", "2", "25.00", "27.00", "+2.00"]
 
 
-def test_the_command(make_pairs, tiny_weights, tmp_path):
+def test_the_command(make_pairs, tiny_weights):
     root = make_pairs({"a": (16, 16)})
-    arguments = ("--weights", tiny_weights, "--out", tmp_path / "out")
-    result = run_script("evaluate.py", "--data", root, *arguments)
+    result = run_script("evaluate.py", "--data", root, "--weights", tiny_weights)
     assert result.returncode == 0, result.stderr
     assert "mean of 1" in result.stdout
-    assert read_rgb(tmp_path / "out/restored/a.png").shape == (16, 16, 3)
-    assert json.loads((tmp_path / "out/results.json").read_text())["precision"] == "highest"
+    out = tiny_weights / "evaluation"
+    assert read_rgb(out / "restored/a.png").shape == (16, 16, 3)
+    assert json.loads((out / "results.json").read_text())["precision"] == "highest"
 
 
 @pytest.mark.parametrize(
