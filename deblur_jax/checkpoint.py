@@ -40,13 +40,17 @@ class Checkpoints:
         config: of the run, stored in every checkpoint.
 
     Raises:
-        CheckpointError: if the workdir holds another experiment's checkpoints.
+        CheckpointError: if the workdir can't be made, or holds another experiment's checkpoints.
     """
 
     def __init__(self, workdir: PathLike, config: Config):
         self._folder = epath.Path(workdir) / CHECKPOINTS
         self._config = config
-        self._manager = _manager(self._folder, config.keep_checkpoints)
+        try:
+            self._manager = _manager(self._folder, config.keep_checkpoints)
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(f"{workdir}: can't be a workdir: {reason}") from None
         if self._manager.latest_step() is not None:
             self._check_same_experiment()
 

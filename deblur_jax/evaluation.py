@@ -7,7 +7,7 @@ from etils import epath
 
 from deblur_jax import metrics, report
 from deblur_jax.data import PairSource
-from deblur_jax.images import PathLike, Photograph, write_photograph
+from deblur_jax.images import PathLike, Photograph, make_folder, write_photograph
 from deblur_jax.inference import Restorer
 from deblur_jax.progress import progress_bar
 
@@ -47,7 +47,7 @@ def evaluate(restorer: Restorer, pairs: PairSource, out: PathLike, **described: 
         sheet = np.asarray(report.comparison_sheet(blurred, restored, sharp, row)) / np.float32(255)
         for folder, picture in (("restored", restored), ("sheets", sheet)):
             file = out / folder / f"{name}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             write_photograph(file, Photograph(picture))
     summary = report.summarize(rows, **described)
     report.write_json(out / RESULTS, summary)

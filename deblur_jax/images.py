@@ -116,6 +116,18 @@ def read_photograph(path: PathLike) -> Photograph:
         return dataclasses.replace(_photograph_from_array(pixels), icc_profile=profile)
 
 
+def make_folder(path: PathLike) -> None:
+    """Makes a folder, and those above it, where they are missing.
+
+    Raises:
+        ImageError: if it can't be made.
+    """
+    try:
+        epath.Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{path}: can't be made a folder: {error.strerror or error}") from None
+
+
 def write_photograph(path: PathLike, photograph: Photograph) -> None:
     """Writes a picture with correct rounding, whole or not at all, in the format of the suffix.
 

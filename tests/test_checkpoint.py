@@ -161,3 +161,9 @@ def test_a_later_schema_is_named(tiny_weights):
 def test_a_folder_without_weights_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no weights here; expected the --workdir"):
         weights_folder(tmp_path)
+
+
+def test_a_workdir_that_can_not_be_made_is_named(tmp_path, tiny_config):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="file: can't be a workdir: "):
+        Checkpoints(tmp_path / "file", tiny_config)

@@ -8,6 +8,7 @@ from PIL import Image
 from deblur_jax.images import (
     ImageError,
     Photograph,
+    make_folder,
     read_photograph,
     read_png,
     read_rgb,
@@ -157,6 +158,14 @@ def test_an_rgb_png_is_passed_on_as_it_is(tmp_path):
     file = tmp_path / "picture.png"
     Image.fromarray(random_pixels(3)).save(file)
     assert read_png(file) == file.read_bytes()
+
+
+def test_a_folder_that_can_not_be_made_is_named(tmp_path):
+    make_folder(tmp_path / "a/b")
+    make_folder(tmp_path / "a/b")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ImageError, match="file: can't be made a folder: "):
+        make_folder(tmp_path / "file")
 
 
 def test_a_write_that_fails_leaves_nothing_and_names_the_file(tmp_path):

@@ -54,9 +54,11 @@ def test_three_steps_equal_the_official_solver(run, first_iteration, update_tole
         history.append(jax.device_get(metrics))
 
     losses = [float(metrics["loss"]) for metrics in history]
-    np.testing.assert_allclose(losses, recorded["losses"], rtol=1e-4)
+    np.testing.assert_allclose(
+        losses, recorded["losses"], rtol=1e-5 if "clipped" not in run else 1e-4
+    )
     norms = [float(metrics["gradient_norm"]) for metrics in history[:3]]
-    np.testing.assert_allclose(norms, recorded["gradnorms"], rtol=1e-3)
+    np.testing.assert_allclose(norms, recorded["gradnorms"], rtol=1e-4)
     assert ("clipped" in run) == (norms[0] > OFFICIAL["clip_norm"])
     for number in (1, 3):
         named = svrnn_golden.by_official_name(after[number])
@@ -64,7 +66,7 @@ def test_three_steps_equal_the_official_solver(run, first_iteration, update_tole
             name = key.partition(".")[2]
             error = relative_error(named[name] - start[name], recorded[key] - start[name])
             assert error < update_tolerance, key
-    for key, moment, tolerance in (("adam_m", moments.mu, 1e-4), ("adam_v", moments.nu, 2e-4)):
+    for key, moment, tolerance in (("adam_m", moments.mu, 5e-5), ("adam_v", moments.nu, 5e-5)):
         named = svrnn_golden.by_official_name(moment)
         for name in (k.partition(".")[2] for k in recorded if k.startswith(f"{key}.")):
             error = relative_error(named[name], recorded[f"{key}.{name}"])

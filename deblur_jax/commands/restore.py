@@ -10,6 +10,7 @@ from deblur_jax.data.folder import pictures_below
 from deblur_jax.errors import UserError
 from deblur_jax.images import (
     ImageError,
+    make_folder,
     read_photograph,
     read_upright_size,
     write_photograph,
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
 def _restore(restorer: Restorer, source: Path, target: Path) -> None:
     photograph = read_photograph(source)
     restored = dataclasses.replace(photograph, colour=restorer(photograph.colour))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     write_photograph(target, restored)
 
 
