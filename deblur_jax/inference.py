@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from deblur_jax.checkpoint import load_weights
+from deblur_jax.compilation import compiler_options
 from deblur_jax.config import Config
 from deblur_jax.images import PathLike
 from deblur_jax.models import build_from_config
@@ -69,7 +70,10 @@ class Restorer:
         )
         self.config = config
         self.params = jax.device_put(params, self._device)
-        self.restore_fn = jax.jit(make_restore_fn(nnx.graphdef(model)))
+        self.restore_fn = jax.jit(
+            make_restore_fn(nnx.graphdef(model)),
+            compiler_options=compiler_options(self._device.platform),
+        )
         self._size_multiple = model.size_multiple
         self._planned: dict[Size, Size] = {}
 

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from deblur_jax.convert.caffe import CONVOLUTIONS
+from deblur_jax.convert.caffe import (
+    CONVOLUTIONS,
+    convolutions_from_params,
+    params_from_convolutions,
+)
 from deblur_jax.models.svrnn import SVRNN
 
 FOLDER = Path(__file__).parent / "goldens" / "svrnn"
@@ -32,26 +36,23 @@ def recorded(name: str):
 def network():
     """The graphdef, precise, and the golden parameters."""
     graphdef, params = nnx.split(SVRNN(rngs=nnx.Rngs(0), precision="highest"))
-    shapes = {path: leaf.shape for path, leaf in nnx.to_flat_state(params)}
     golden = {}
-    for layer, (name, path) in enumerate(CONVOLUTIONS.items()):
-        oihw = shapes[*path, "kernel"][::-1]
+    for layer, (name, (kernel, bias)) in enumerate(convolutions_from_params(params).items()):
         gain = _GAINS.get(name, np.sqrt(2))
-        kernel = rng(1000 + 2 * layer).standard_normal(oihw, np.float32)
-        kernel = kernel * np.float32(gain * np.sqrt(1 / np.prod(oihw[1:])))
-        bias = rng(1001 + 2 * layer).standard_normal(oihw[0], np.float32) * np.float32(0.05)
-        golden[*path, "kernel"] = nnx.Param(kernel.transpose())
-        golden[*path, "bias"] = nnx.Param(bias)
-    return graphdef, nnx.from_flat_state(golden)
+        values = rng(1000 + 2 * layer).standard_normal(kernel.shape, np.float32)
+        kernel = values * np.float32(gain * np.sqrt(1 / np.prod(kernel.shape[1:])))
+        bias = rng(1001 + 2 * layer).standard_normal(bias.shape, np.float32) * np.float32(0.05)
+        golden[name] = kernel, bias
+    assert list(golden) == list(CONVOLUTIONS)
+    return graphdef, params_from_convolutions(golden)
 
 
 def by_official_name(params) -> dict[str, np.ndarray]:
     """Parameters, or a tree like them, by the names and in the layout of Caffe."""
-    arrays = {path: np.asarray(leaf) for path, leaf in nnx.to_flat_state(nnx.as_pure(params))}
     named = {}
-    for name, path in CONVOLUTIONS.items():
-        named[f"{name}.weight"] = arrays[*path, "kernel"].transpose()
-        named[f"{name}.bias"] = arrays[*path, "bias"]
+    for name, (kernel, bias) in convolutions_from_params(params).items():
+        named[f"{name}.weight"] = kernel
+        named[f"{name}.bias"] = bias
     return named
 
 

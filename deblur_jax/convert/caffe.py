@@ -1,32 +1,41 @@
 """The official SVRNN weight file (Caffe) into our parameters."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import nnx
 
 from deblur_jax.convert.caffe_file import Layer, read_caffe_file
 from deblur_jax.convert.errors import WeightFileError
 from deblur_jax.models import build_model
+from deblur_jax.models.svrnn import NUM_STAGES
+from deblur_jax.ops.recurrence import DIRECTIONS
 
+Convolution = tuple[np.ndarray, np.ndarray]
+"""Caffe's kernel (O, I, h, w) and bias (O,)."""
+
+_GATES = tuple(("stages", stage, "conv_gates") for stage in range(NUM_STAGES))
 CONVOLUTIONS = {
-    "conve1_1": ("features", "conv_full"),
-    "conve1_2": ("features", "conv_half"),
+    "conve1_1": (("features", "conv_full"),),
+    "conve1_2": (("features", "conv_half"),),
     **{
-        f"convg{scale}_{i}": ("weights", f"conv{scale}_{i}")
+        f"convg{scale}_{i}": (("weights", f"conv{scale}_{i}"),)
         for scale, count in ((1, 2), (2, 2), (3, 3), (4, 3))
         for i in range(1, count + 1)
     },
-    "convgd1": ("weights", "merge_quarter"),
-    "convgd1_2": ("weights", "conv_quarter"),
-    "convgd2": ("weights", "merge_half"),
-    "convgd2_2": ("weights", "conv_gates"),
-    **{f"conv_rnn{stage + 1}": ("stages", stage, "merge") for stage in range(4)},
-    "convd1_1": ("reconstructor", "conv_half"),
-    "convd1_2": ("reconstructor", "conv_full"),
+    "convgd1": (("weights", "merge_quarter"),),
+    "convgd1_2": (("weights", "conv_quarter"),),
+    "convgd2": (("weights", "merge_half"),),
+    "convgd2_2": _GATES,
+    **{f"conv_rnn{stage + 1}": (("stages", stage, "merge"),) for stage in range(NUM_STAGES)},
+    "convd1_1": (("reconstructor", "conv_half"),),
+    "convd1_2": (("reconstructor", "conv_full"),),
 }
-"""Official layer names, in the order of the network file, and where their weights go."""
+"""Official layer names, in the order of the network file, and where their outputs go."""
+
+_OFFICIAL_DIRECTIONS = ("top_to_bottom", "left_to_right", "bottom_to_top", "right_to_left")
+"""x1, y1, x2, y2: the order of the gates of a stage among the outputs of ``convgd2_2``."""
 
 _UNUSED_TYPE = "GateRecurrent"
 """The recurrent layers carry a matrix, a second one and a bias that this network never uses."""
@@ -34,9 +43,6 @@ _UNUSED_TYPE = "GateRecurrent"
 
 def load_caffe(path: str | Path, **model_options) -> nnx.State:
     """Reads an official SVRNN weight file.
-
-    The official code reads pictures column by column, so Caffe's kernels (O, I, h, w) are
-    transposed in space on their way to ours, (h, w, I, O).
 
     Args:
         path: the ``.caffemodel`` file.
@@ -50,26 +56,84 @@ def load_caffe(path: str | Path, **model_options) -> nnx.State:
     """
     layers = [layer for layer in read_caffe_file(path) if not _is_unused(layer)]
     _check_names(path, [layer.name for layer in layers])
-    params = jax.eval_shape(
-        lambda: nnx.state(build_model("svrnn", rngs=nnx.Rngs(0), **model_options))
-    )
-    shapes = {path: leaf.shape for path, leaf in nnx.to_flat_state(params)}
+    try:
+        return params_from_convolutions(
+            {layer.name: convolution(layer) for layer in layers}, **model_options
+        )
+    except WeightFileError as error:
+        raise WeightFileError(f"{path}: {error}") from None
+
+
+def params_from_convolutions(convolutions: Mapping[str, Convolution], **model_options) -> nnx.State:
+    """Our parameters from Caffe's convolutions by their official names, all of ``CONVOLUTIONS``.
+
+    The official code reads pictures column by column, so Caffe's kernels (O, I, h, w) are
+    transposed in space on their way to ours, (h, w, I, O).
+
+    Raises:
+        WeightFileError: for another shape, or numbers that are not finite.
+    """
+    expected = nnx.eval_shape(lambda: build_model("svrnn", rngs=nnx.Rngs(0), **model_options))
+    shapes = {path: leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(expected))}
     converted = {}
-    for layer in layers:
-        place = CONVOLUTIONS[layer.name]
-        if len(layer.blobs) != 2:
-            raise WeightFileError(f"{path}: {layer.name} has {len(layer.blobs)} arrays, expected 2")
-        kernel, bias = layer.blobs
-        for name, array in (("kernel", kernel.transpose()), ("bias", bias.reshape(-1))):
-            if array.shape != shapes[*place, name]:
+    for name, (kernel, bias) in convolutions.items():
+        places = CONVOLUTIONS[name]
+        for kind, array in (("kernel", kernel.transpose()), ("bias", bias)):
+            *inner, outputs = shapes[*places[0], kind]
+            shape = (*inner, outputs * len(places))
+            if array.shape != shape:
                 raise WeightFileError(
-                    f"{path}: the {name} of {layer.name} has shape {array.shape[::-1]}, expected "
-                    f"{shapes[*place, name][::-1]}"
+                    f"the {kind} of {name} has shape {array.shape[::-1]}, expected {shape[::-1]}"
                 )
             if not np.isfinite(array).all():
-                raise WeightFileError(f"{path}: {layer.name} holds numbers that are not finite")
-            converted[*place, name] = nnx.Param(np.ascontiguousarray(array))
+                raise WeightFileError(f"{name} holds numbers that are not finite")
+            for place, part in zip(places, _parts(array, len(places)), strict=True):
+                converted[*place, kind] = nnx.Param(np.ascontiguousarray(part))
     return nnx.from_flat_state(converted)
+
+
+def convolutions_from_params(params: nnx.State) -> dict[str, Convolution]:
+    """The inverse of ``params_from_convolutions``; gradients may take the parameters' place."""
+    arrays = {path: np.asarray(leaf) for path, leaf in nnx.to_flat_state(nnx.as_pure(params))}
+
+    def whole(places, kind):
+        return _joined([arrays[*place, kind] for place in places])
+
+    return {
+        name: (whole(places, "kernel").transpose(), whole(places, "bias"))
+        for name, places in CONVOLUTIONS.items()
+    }
+
+
+def convolution(layer: Layer) -> Convolution:
+    """The kernel and the bias of a layer.
+
+    Raises:
+        WeightFileError: if it has other arrays.
+    """
+    if len(layer.blobs) != 2:
+        raise WeightFileError(f"{layer.name} has {len(layer.blobs)} arrays, expected 2")
+    kernel, bias = layer.blobs
+    return kernel, bias.reshape(-1)
+
+
+def _parts(array: np.ndarray, count: int) -> list[np.ndarray]:
+    """The outputs of a layer among its places: gates by stage, each in our order of directions."""
+    if count == 1:
+        return [array]
+    ours = [_OFFICIAL_DIRECTIONS.index(name) for name in DIRECTIONS]
+    blocks = array.reshape(*array.shape[:-1], count, len(ours), -1)[..., ours, :]
+    return [blocks[..., part, :, :].reshape(*array.shape[:-1], -1) for part in range(count)]
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The inverse of ``_parts``."""
+    if len(parts) == 1:
+        return parts[0]
+    theirs = [list(DIRECTIONS).index(name) for name in _OFFICIAL_DIRECTIONS]
+    leading = parts[0].shape[:-1]
+    blocks = [part.reshape(*leading, len(theirs), -1)[..., theirs, :] for part in parts]
+    return np.stack(blocks, axis=-3).reshape(*leading, -1)
 
 
 def _is_unused(layer: Layer) -> bool:

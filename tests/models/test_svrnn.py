@@ -16,7 +16,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.outputs = {}
-        for name in ("gated_recurrence", "_halve", "_leaky_relu"):
+        for name in ("four_way_recurrence", "_halve", "_leaky_relu"):
             self._record(monkeypatch, svrnn, name, name)
         self._record(monkeypatch, svrnn.Conv, "__call__", "conv")
         monkeypatch.setitem(svrnn.RESIZES, "caffe", self._wrapped(svrnn.RESIZES["caffe"], "resize"))
@@ -33,6 +33,10 @@ class Recorder:
         return recording
 
 
+def split(array):
+    return np.split(array, 4, axis=-1)
+
+
 @pytest.fixture
 def activations(monkeypatch):
     """Every activation of the golden run by its official name."""
@@ -42,16 +46,22 @@ def activations(monkeypatch):
     nnx.update(model, params)
     restored = model(svrnn_golden.blurred())[0]
     out = recorder.outputs
-    # In the order of the calls: 14 convolutions of the gates, 2 of the features, 4 stages, 2.
+    # In the order of the calls: 13 convolutions of the guidance, 2 of the features, 4 stages of 2
+    # (gates, merge), 2.
     assert {k: len(v) for k, v in out.items()} == {
-        "conv": 22,
+        "conv": 25,
         "_halve": 3,
         "resize": 3,
         "_leaky_relu": 6,
-        "gated_recurrence": 16,
+        "four_way_recurrence": 4,
     }
-    gates = np.split(np.tanh(out["conv"][13]), 16, axis=-1)
-    official_gates = [f"g_RNN{s}_{d}" for s in (1, 2, 3, 4) for d in ("x1", "y1", "x2", "y2")]
+    names = ("x1", "x2", "y1", "y2")
+    gates = {
+        f"g_RNN{stage + 1}_{name}": gate
+        for stage in range(4)
+        for name, gate in zip(names, split(np.tanh(out["conv"][15 + 2 * stage])), strict=True)
+    }
+    scanned = split(out["four_way_recurrence"][0])
     return {
         "poolg2": out["_halve"][1],
         "poolg3": out["_halve"][2],
@@ -59,9 +69,9 @@ def activations(monkeypatch):
         "convg4_3": np.maximum(out["conv"][9], 0),
         "resizegd1": out["resize"][0],
         "convgd1_2": np.maximum(out["conv"][11], 0),
-        **dict(zip(official_gates, gates, strict=True)),
-        "conve1_2": out["conv"][15],
-        **{f"rnn1_{i + 1}": out["gated_recurrence"][i] for i in range(4)},
+        **gates,
+        "conve1_2": out["conv"][14],
+        **{f"rnn1_{i + 1}": scanned[i] for i in range(4)},
         "conv_rnn1": out["_leaky_relu"][1],
         "conv_rnn4": out["_leaky_relu"][4],
         "resized1": out["resize"][2],

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblur_jax.ops.recurrence import IMPLEMENTATIONS, gated_recurrence
+from deblur_jax.ops.recurrence import (
+    DIRECTIONS,
+    IMPLEMENTATIONS,
+    four_way_recurrence,
+    gated_recurrence,
+)
 from tests import svrnn_golden
 from tests.golden import relative_error
 
@@ -66,7 +73,7 @@ def test_any_shape_axis_and_direction(implementation, shape, axis, reverse):
 @pytest.mark.parametrize("axis", [1, 2])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_gradient_is_that_of_finite_differences(implementation, axis, reverse):
-    inputs, gates = random_case((1, 4, 5, 2))
+    inputs, gates = random_case((1, 5, 6, 2))
     weights = np.random.default_rng(1).standard_normal(inputs.shape)
     step = 1e-6
 
@@ -106,6 +113,35 @@ def test_the_carry_is_float32_for_bfloat16(implementation):
     assert wrong < 0.02, "only where float32 itself falls on the other side of a rounding"
 
 
+def directions_one_by_one(inputs, gates):
+    states = [
+        gated_recurrence(inputs, block, axis=axis, reverse=reverse, implementation="scan")
+        for block, (axis, reverse) in zip(jnp.split(gates, 4, -1), DIRECTIONS.values(), strict=True)
+    ]
+    return jnp.concatenate(states, -1)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_four_ways_are_four_directions(implementation, dtype):
+    inputs, _ = random_case((2, 9, 7, 3))
+    _, gates = random_case((2, 9, 7, 12))
+    inputs, gates = jnp.asarray(inputs, dtype), jnp.asarray(gates, dtype)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def states_and_gradients(function, inputs, gates):
+        states, pull_back = jax.vjp(function, inputs, gates)
+        return states, *pull_back(jnp.cos(states))
+
+    at_once = functools.partial(four_way_recurrence, implementation=implementation)
+    expected = states_and_gradients(directions_one_by_one, inputs, gates)
+    tolerance = 1e-5 if dtype == jnp.float32 else 5e-2
+    for ours, theirs in zip(states_and_gradients(at_once, inputs, gates), expected, strict=True):
+        assert ours.dtype == dtype
+        ours, theirs = (np.asarray(a, np.float32) for a in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
 def test_the_gradient_saves_inputs_gates_and_outputs_only():
     inputs, gates = random_case((1, 64, 8, 4))
     _, pull_back = jax.vjp(lambda x, g: gated_recurrence(x, g, axis=1), inputs, gates)
@@ -125,3 +161,11 @@ def test_the_gradient_saves_inputs_gates_and_outputs_only():
 def test_what_is_not_a_recurrence_is_refused(shapes, options, message):
     with pytest.raises(ValueError, match=message):
         gated_recurrence(*(np.zeros(shape, np.float32) for shape in shapes), **options)
+
+
+def test_four_ways_need_four_gates():
+    arrays = np.zeros((1, 4, 4, 2), np.float32), np.zeros((1, 4, 4, 6), np.float32)
+    with pytest.raises(ValueError, match="gates"):
+        four_way_recurrence(*arrays)
+    with pytest.raises(ValueError, match="unknown implementation"):
+        four_way_recurrence(arrays[0], np.zeros((1, 4, 4, 8), np.float32), implementation="fast")
