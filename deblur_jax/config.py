@@ -153,6 +153,8 @@ class Config(_Section):
         for name in positive:
             _require(getattr(self, name) >= 1, name, "must be at least 1")
         _require(self.max_skipped_steps >= 0, "max_skipped_steps", "must not be negative")
+        whole = self.model.name != "vgg16"
+        _require(whole, "model.name", "vgg16 is a part of svrnn, for config.init_from")
         multiple = 8 if self.model.name == "svrnn" else 4
         aligned = self.data.patch_size > 0 and self.data.patch_size % multiple == 0
         _require(aligned, "data.patch_size", f"must be a multiple of {multiple}")

@@ -11,9 +11,9 @@ from flax import nnx
 
 from deblur_jax.checkpoint import load_weights
 from deblur_jax.compilation import compiler_options
-from deblur_jax.config import Config
+from deblur_jax.config import Config, ConfigError
 from deblur_jax.images import PathLike
-from deblur_jax.models import build_from_config
+from deblur_jax.models import START_NAMES, build_from_config
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -45,6 +45,9 @@ class Restorer:
         device: where to run; the first one by default.
         precision: of products; "highest" is float32 throughout on every device.
 
+    Raises:
+        ConfigError: if the weights are not a whole network's.
+
     Attributes:
         restore_fn: the compiled ``(params, blurred) -> restored`` of ``make_restore_fn``.
         params: the parameters.
@@ -59,6 +62,11 @@ class Restorer:
         device: jax.Device | None = None,
         precision: str = "highest",
     ):
+        if config.model.name in START_NAMES:
+            raise ConfigError(
+                f"the weights are {config.model.name}'s, to start a training from with "
+                "--config.init_from; they can't restore pictures"
+            )
         self._device = device or jax.local_devices()[0]
         model = nnx.eval_shape(
             lambda: build_from_config(

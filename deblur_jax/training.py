@@ -28,6 +28,8 @@ from deblur_jax.run_log import RunLog
 from deblur_jax.sharding import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.train_step import TrainState, init_state, make_train_step
 
+_SIZES = ("name", "base_channels", "num_res_blocks", "rnn_channels", "guidance_channels")
+
 _PROFILED_STEPS = range(10, 15)
 """Counted from where the run starts: the first ones compile."""
 
@@ -134,20 +136,26 @@ def train(config: Config, workdir: PathLike) -> Outcome:
 
 def _starting_state(config, params, optimizer, checkpoints, mesh) -> TrainState:
     if config.init_from is not None:
-        params = _params_to_start_from(config)
+        params = _params_to_start_from(config, params)
     state = jax.device_put(init_state(params, optimizer), replicated(mesh))
     return checkpoints.restore(state) or state
 
 
-def _params_to_start_from(config: Config) -> nnx.State:
-    other, params = load_weights(config.init_from)
-    for field in ("name", "base_channels", "num_res_blocks", "rnn_channels", "guidance_channels"):
+def _params_to_start_from(config: Config, params: nnx.State) -> nnx.State:
+    """The parameters of ``config.init_from``; of VGG-16's, in their place among random ones."""
+    other, start = load_weights(config.init_from)
+    only_encoder = config.model.name == "svrnn" and other.model.name == "vgg16"
+    fields = ("guidance_channels",) if only_encoder else _SIZES
+    for field in fields:
         ours, theirs = getattr(config.model, field), getattr(other.model, field)
         if ours != theirs:
             raise ConfigError(
                 f"config.init_from {config.init_from} has model.{field} {theirs}, not {ours}"
             )
-    return params
+    if only_encoder:
+        params["weights"]["encoder"] = start
+        return params
+    return start
 
 
 def _validate(

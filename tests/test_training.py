@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from deblur_jax.checkpoint import CheckpointError, load_weights, save_weights
 from deblur_jax.config import (
@@ -14,6 +15,7 @@ from deblur_jax.config import (
     to_dict,
 )
 from deblur_jax.data.folder import PairError
+from deblur_jax.models import build_from_config
 from deblur_jax.run_log import LOG_FILE
 from deblur_jax.training import NonFiniteError, train
 
@@ -102,6 +104,24 @@ def test_init_from_starts_from_other_weights(tiny_config, workdir, tiny_weights)
     )
 
 
+def test_init_from_vgg16_fills_the_encoder_alone(tiny_config, workdir, tmp_path):
+    tiny_config.model = ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2)
+    tiny_config.loss.name = "squared_error"
+    tiny_config.optimizer.learning_rate, tiny_config.num_steps = 0.0, 1
+    random = build_from_config(tiny_config.model, rngs=nnx.Rngs(tiny_config.seed))
+    vgg_config = Config(model=ModelConfig(name="vgg16", guidance_channels=2))
+    vgg = nnx.state(build_from_config(vgg_config.model, rngs=nnx.Rngs(7)))
+    save_weights(tmp_path / "vgg", vgg, vgg_config)
+    tiny_config.init_from = str(tmp_path / "vgg")
+    train(copy(tiny_config), workdir)
+    started = load_weights(workdir)[1]
+    np.testing.assert_array_equal(flat(started["weights"]["encoder"]), flat(vgg))
+    del started["weights"]["encoder"]
+    expected = nnx.state(random)
+    del expected["weights"]["encoder"]
+    np.testing.assert_array_equal(flat(started), flat(expected))
+
+
 def test_init_from_another_network_is_refused(tiny_config, workdir, tiny_weights):
     tiny_config.init_from = str(tiny_weights)
     tiny_config.model.base_channels = 4
@@ -147,7 +167,7 @@ def test_without_validation_the_newest_checkpoint_counts(tiny_config, workdir, m
 
 def test_pictures_smaller_than_the_patch_are_an_error(tiny_config, workdir, make_pairs):
     tiny_config.data.train = str(make_pairs({"a_1": (8, 24), "b_1": (8, 24)}))
-    with pytest.raises(PairError, match="24x8, smaller than the patch"):
+    with pytest.raises(PairError, match="24x8, smaller than 16 pixels"):
         train(copy(tiny_config), workdir)
 
 

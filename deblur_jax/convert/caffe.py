@@ -6,24 +6,19 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from deblur_jax.convert.caffe_file import Layer, read_caffe_file
+from deblur_jax.convert.caffe_file import Convolution, Layer, read_caffe_file
 from deblur_jax.convert.errors import WeightFileError
+from deblur_jax.convert.vgg16 import VGG_CONVOLUTIONS
 from deblur_jax.models import build_model
 from deblur_jax.models.svrnn import NUM_STAGES
 from deblur_jax.ops.recurrence import DIRECTIONS
-
-Convolution = tuple[np.ndarray, np.ndarray]
-"""Caffe's kernel (O, I, h, w) and bias (O,)."""
 
 _GATES = tuple(("stages", stage, "conv_gates") for stage in range(NUM_STAGES))
 CONVOLUTIONS = {
     "conve1_1": (("features", "conv_full"),),
     "conve1_2": (("features", "conv_half"),),
-    **{
-        f"convg{scale}_{i}": (("weights", f"conv{scale}_{i}"),)
-        for scale, count in ((1, 2), (2, 2), (3, 3), (4, 3))
-        for i in range(1, count + 1)
-    },
+    **{f"convg{number}": (("weights", "encoder", f"conv{number}"),) for number in VGG_CONVOLUTIONS},
+    "convg4_3": (("weights", "conv_eighth"),),
     "convgd1": (("weights", "merge_quarter"),),
     "convgd1_2": (("weights", "conv_quarter"),),
     "convgd2": (("weights", "merge_half"),),
@@ -58,7 +53,7 @@ def load_caffe(path: str | Path, **model_options) -> nnx.State:
     _check_names(path, [layer.name for layer in layers])
     try:
         return params_from_convolutions(
-            {layer.name: convolution(layer) for layer in layers}, **model_options
+            {layer.name: layer.convolution() for layer in layers}, **model_options
         )
     except WeightFileError as error:
         raise WeightFileError(f"{path}: {error}") from None
@@ -105,18 +100,6 @@ def convolutions_from_params(params: nnx.State) -> dict[str, Convolution]:
     }
 
 
-def convolution(layer: Layer) -> Convolution:
-    """The kernel and the bias of a layer.
-
-    Raises:
-        WeightFileError: if it has other arrays.
-    """
-    if len(layer.blobs) != 2:
-        raise WeightFileError(f"{layer.name} has {len(layer.blobs)} arrays, expected 2")
-    kernel, bias = layer.blobs
-    return kernel, bias.reshape(-1)
-
-
 def _parts(array: np.ndarray, count: int) -> list[np.ndarray]:
     """The outputs of a layer among its places: gates by stage, each in our order of directions."""
     if count == 1:
@@ -137,7 +120,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _is_unused(layer: Layer) -> bool:
-    return layer.type == _UNUSED_TYPE and len(layer.blobs) == 3
+    return layer.type == _UNUSED_TYPE and layer.num_arrays == 3
 
 
 def _check_names(path: str | Path, names: list[str]) -> None:

@@ -5,6 +5,7 @@ weights are declared here, the others are passed over.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,23 +33,58 @@ _MESSAGES = {
         ("type", 2, False, _FIELD.TYPE_STRING),
         ("blobs", 7, True, "BlobProto"),
     ],
+    "V1LayerParameter": [
+        ("name", 4, False, _FIELD.TYPE_STRING),
+        ("type", 5, False, _FIELD.TYPE_INT32),
+        ("blobs", 6, True, "BlobProto"),
+    ],
     "NetParameter": [
         ("name", 1, False, _FIELD.TYPE_STRING),
+        ("layers", 2, True, "V1LayerParameter"),
         ("layer", 100, True, "LayerParameter"),
     ],
 }
 
 
+Convolution = tuple[np.ndarray, np.ndarray]
+"""Caffe's kernel (O, I, h, w) and bias (O,)."""
+
+
 class Layer(NamedTuple):
-    """A layer that holds weights."""
+    """A layer that holds weights; they are taken out of the file's buffer when asked for."""
 
     name: str
     type: str
-    blobs: list[np.ndarray]
+    blobs: Sequence[message.Message]
+    path: Path
+
+    @property
+    def num_arrays(self) -> int:
+        """How many arrays it holds."""
+        return len(self.blobs)
+
+    def arrays(self) -> list[np.ndarray]:
+        """Its arrays, float32.
+
+        Raises:
+            WeightFileError: if one has more or fewer values than its shape.
+        """
+        return [_array(self.path, self.name, blob) for blob in self.blobs]
+
+    def convolution(self) -> Convolution:
+        """Its kernel and bias.
+
+        Raises:
+            WeightFileError: if it has other arrays.
+        """
+        if self.num_arrays != 2:
+            raise WeightFileError(f"{self.name} has {self.num_arrays} arrays, expected 2")
+        kernel, bias = self.arrays()
+        return kernel, bias.reshape(-1)
 
 
 def read_caffe_file(path: str | Path) -> list[Layer]:
-    """The layers with weights, in the order of the file.
+    """The layers with weights, in the order of the file, in Caffe's present or first format.
 
     Raises:
         WeightFileError: if the file is missing, truncated or no Caffe file.
@@ -62,8 +98,8 @@ def read_caffe_file(path: str | Path) -> list[Layer]:
             f"{path}: not a Caffe weight file, or truncated ({error}); is the download complete?"
         ) from None
     layers = [
-        Layer(layer.name, layer.type, [_array(path, layer.name, blob) for blob in layer.blobs])
-        for layer in net.layer
+        Layer(layer.name, str(layer.type), layer.blobs, path)
+        for layer in (*net.layer, *net.layers)
         if layer.blobs
     ]
     if not layers:

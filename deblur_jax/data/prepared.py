@@ -2,31 +2,36 @@
 
 import io
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from deblur_jax.data.folder import PairError
-from deblur_jax.images import PathLike, read_png
+from deblur_jax.images import PathLike
 
 _INFO_FILE = "dataset_info.json"
 NAME = "pairs"
 VERSION = "1.0.0"
 
 
+EncodedPair = tuple[str, bytes, bytes]
+"""Name, blurred and sharp; the pictures as RGB PNGs."""
+
+
 class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes pairs of picture files, split by split; TensorFlow is not needed.
+    """Writes pairs, split by split; TensorFlow is not needed.
 
     Args:
         data_dir: where the data set goes, below ``pairs/1.0.0``.
-        splits: for each split its pairs, as ``folder.find_pairs`` gives them.
+        splits: for each split its pairs.
     """
 
     VERSION = tfds.core.Version(VERSION)
     name = NAME
 
-    def __init__(self, *, data_dir: PathLike, splits: dict[str, dict[str, tuple]]):
+    def __init__(self, *, data_dir: PathLike, splits: dict[str, Iterable[EncodedPair]]):
         self._pairs = splits
         super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
 
@@ -47,10 +52,10 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise AssertionError("every split brings its own generator")
 
     def _examples(self, pairs):
-        for name, (blurred, sharp) in pairs.items():
+        for name, blurred, sharp in pairs:
             # Encoded bytes pass through TFDS untouched; arrays it would encode with TensorFlow.
-            pictures = {"blurred": read_png(blurred), "sharp": read_png(sharp)}
-            yield name, {"name": name, **{k: io.BytesIO(v) for k, v in pictures.items()}}
+            pictures = {"blurred": io.BytesIO(blurred), "sharp": io.BytesIO(sharp)}
+            yield name, {"name": name, **pictures}
 
 
 class PreparedPairs:

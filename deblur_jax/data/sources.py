@@ -58,14 +58,19 @@ UNDIVIDED = "undivided"
 """The one split of a prepared data set that has no others (TFDS keeps "all" for itself)."""
 
 
-def available_splits(name: str) -> list[str]:
-    """The splits of a data set on disk; empty if it is one undivided set."""
+def available_splits(name: str, blurred: str = BLURRED) -> list[str]:
+    """The splits of a data set on disk; empty if it is one undivided set.
+
+    Args:
+        name: its folder.
+        blurred: name of the folders with blurred pictures.
+    """
     folder = epath.Path(name)
     if is_prepared(folder):
         return [split for split in prepared_splits(folder) if split != UNDIVIDED]
     if not folder.is_dir():
         raise PairError(f'{name}: no such folder, and not one of the "{_SYNTHETIC}" data sets')
-    if (folder / BLURRED).is_dir():
+    if (folder / blurred).is_dir():
         return []
     return [split for split in SPLITS if (folder / split).is_dir()]
 

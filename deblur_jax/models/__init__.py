@@ -7,22 +7,26 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError, ModelConfig
 from deblur_jax.models.mimo_unet import MIMOUNet
-from deblur_jax.models.svrnn import SVRNN
+from deblur_jax.models.svrnn import SVRNN, VGGEncoder
 
 _PRESETS = {
     "mimo_unet": (MIMOUNet, {"num_res_blocks": 8, "dropout_rate": 0.0}),
     "mimo_unet_plus": (MIMOUNet, {"num_res_blocks": 20, "dropout_rate": 0.1}),
     "svrnn": (SVRNN, {}),
+    "vgg16": (VGGEncoder, {}),
 }
 
-MODEL_NAMES = tuple(_PRESETS)
+START_NAMES = ("vgg16",)
+"""Parts of networks, to start training from: they restore nothing."""
+MODEL_NAMES = tuple(name for name in _PRESETS if name not in START_NAMES)
+"""The networks that restore pictures."""
 
 
 def build_model(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
     """Builds a network with freshly initialised parameters.
 
     Args:
-        name: one of ``MODEL_NAMES``, with the sizes of its paper.
+        name: one of ``MODEL_NAMES``, with the sizes of its paper, or of ``START_NAMES``.
         rngs: ``nnx.Rngs(seed)``, for the parameters.
         **options: constructor arguments that replace the preset's; see ``MIMOUNet`` and ``SVRNN``.
 
@@ -34,7 +38,7 @@ def build_model(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         ConfigError: for an unknown name, or an option that the network does not have.
     """
     if name not in _PRESETS:
-        raise ConfigError(f"unknown model {name!r}: choose from {', '.join(MODEL_NAMES)}")
+        raise ConfigError(f"unknown model {name!r}: choose from {', '.join(_PRESETS)}")
     model_class, preset = _PRESETS[name]
     strangers = set(options) - _options_of(model_class)
     if strangers:

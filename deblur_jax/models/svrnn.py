@@ -64,15 +64,27 @@ class FeatureExtractor(nnx.Module):
         return full, self.conv_half(full)
 
 
-class WeightGenerator(nnx.Module):
-    """What the gates are made of: an encoder shaped like VGG-16's first nine convolutions.
+class VGGEncoder(nnx.Module):
+    """The first nine convolutions of VGG-16: the weight generator's start.
 
-    Then twice up again, each time beside the encoder's map of that size. Its last layer, the
-    paper's and the network's largest, is made by each stage for itself: ``SpatialRNN``.
+    Named "vgg16" it is a network of its own, which holds what ``convert`` reads from VGG's weights
+    and ``config.init_from`` takes.
+
+    Args:
+        guidance_channels: of the first convolutions, 64 in VGG-16.
+        dtype, precision, rngs: as of ``SVRNN``.
     """
 
-    def __init__(self, channels: int, resize: Callable, **conv):
-        c = channels
+    def __init__(
+        self,
+        *,
+        guidance_channels: int = 64,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        precision: jax.lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        c = guidance_channels
+        conv = {"dtype": jnp.dtype(dtype), "precision": precision, "rngs": rngs}
         self.conv1_1 = Conv(IMAGE_CHANNELS, c, 3, **conv)
         self.conv1_2 = Conv(c, c, 3, **conv)
         self.conv2_1 = Conv(c, 2 * c, 3, **conv)
@@ -82,14 +94,12 @@ class WeightGenerator(nnx.Module):
         self.conv3_3 = Conv(4 * c, 4 * c, 3, **conv)
         self.conv4_1 = Conv(4 * c, 8 * c, 3, **conv)
         self.conv4_2 = Conv(8 * c, 8 * c, 3, **conv)
-        self.conv4_3 = Conv(8 * c, 4 * c, 3, **conv)
-        self.merge_quarter = Conv(4 * c + 4 * c, 2 * c, 3, **conv)
-        self.conv_quarter = Conv(2 * c, 2 * c, 3, **conv)
-        self.merge_half = Conv(2 * c + 2 * c, 4 * c, 3, **conv)
-        self.resize = resize
 
-    def __call__(self, blurred: jax.Array) -> jax.Array:
-        """(b, h, w, 3) to (b, h/2, w/2, 4·channels)."""
+    def __call__(self, blurred: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(b, h, w, 3) to (b, h/2, w/2, 2g), (b, h/4, w/4, 4g) and (b, h/8, w/8, 8g).
+
+        They are the outputs of conv2_2, conv3_2 and conv4_2.
+        """
         x = nnx.relu(self.conv1_1(blurred))
         x = _halve(nnx.relu(self.conv1_2(x)))
         x = nnx.relu(self.conv2_1(x))
@@ -98,8 +108,29 @@ class WeightGenerator(nnx.Module):
         quarter = nnx.relu(self.conv3_2(x))
         x = _halve(nnx.relu(self.conv3_3(quarter)))
         x = nnx.relu(self.conv4_1(x))
-        x = nnx.relu(self.conv4_2(x))
-        x = nnx.relu(self.conv4_3(x))
+        return half, quarter, nnx.relu(self.conv4_2(x))
+
+
+class WeightGenerator(nnx.Module):
+    """What the gates are made of: an encoder shaped like VGG-16's first nine convolutions.
+
+    Then twice up again, each time beside the encoder's map of that size. Its last layer, the
+    paper's and the network's largest, is made by each stage for itself: ``SpatialRNN``.
+    """
+
+    def __init__(self, channels: int, resize: Callable, **conv):
+        c = channels
+        self.encoder = VGGEncoder(guidance_channels=c, **conv)
+        self.conv_eighth = Conv(8 * c, 4 * c, 3, **conv)
+        self.merge_quarter = Conv(4 * c + 4 * c, 2 * c, 3, **conv)
+        self.conv_quarter = Conv(2 * c, 2 * c, 3, **conv)
+        self.merge_half = Conv(2 * c + 2 * c, 4 * c, 3, **conv)
+        self.resize = resize
+
+    def __call__(self, blurred: jax.Array) -> jax.Array:
+        """(b, h, w, 3) to (b, h/2, w/2, 4·channels)."""
+        half, quarter, eighth = self.encoder(blurred)
+        x = nnx.relu(self.conv_eighth(eighth))
         x = nnx.relu(self.merge_quarter(jnp.concatenate([quarter, self.resize(x)], -1)))
         x = nnx.relu(self.conv_quarter(x))
         return nnx.relu(self.merge_half(jnp.concatenate([half, self.resize(x)], -1)))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.pipeline import training_batches
-from deblur_jax.data.transforms import random_patch
+from deblur_jax.data.transforms import augmented_patch, random_patch
 
 
 class Numbered:
@@ -99,5 +99,33 @@ def test_flips_and_corners_all_occur():
 
 
 def test_a_picture_smaller_than_the_patch_says_what_to_set():
-    with pytest.raises(PairError, match=r"12x6, smaller than the patch: set data\.patch_size to"):
+    with pytest.raises(PairError, match="12x6, smaller than 8 pixels: set a smaller patch_size"):
         random_patch({"sharp": np.zeros((6, 12, 3))}, np.random.default_rng(0), 8)
+
+
+def test_augmentation_does_the_same_to_both_pictures():
+    picture = np.random.default_rng(0).integers(0, 200, (40, 50, 3), np.uint8)
+    pair = {"blurred": picture, "sharp": picture}
+    for seed in range(20):
+        patch = augmented_patch(pair, np.random.default_rng(seed), 32)
+        assert patch["sharp"].shape == (32, 32, 3)
+        np.testing.assert_array_equal(patch["blurred"], patch["sharp"])
+
+
+def test_augmentation_turns_mirrors_rescales_and_permutes_colours():
+    rows, columns = np.mgrid[0:60, 0:60]
+    picture = np.stack([rows, 100 + columns, np.full_like(rows, 240)], -1).astype(np.uint8)
+    seen, scales = set(), []
+    for seed in range(400):
+        patch = augmented_patch({"sharp": picture}, np.random.default_rng(seed), 30)["sharp"]
+        colours = patch.mean((0, 1)).argsort()
+        by_row, by_column, _ = np.moveaxis(patch.astype(int)[..., colours], -1, 0)
+        slopes = [
+            (int(channel[-1, 0] - channel[0, 0]), int(channel[0, -1] - channel[0, 0]))
+            for channel in (by_row, by_column)
+        ]
+        seen.add((*colours.tolist(), *np.sign(slopes).ravel().tolist()))
+        scales.append(np.abs(slopes).max() / 29)
+    assert len(seen) == 6 * 8, "every permutation with every turn and reflection"
+    assert 0.88 < min(scales) < 0.95
+    assert 1.05 < max(scales) < 1.15

@@ -1,0 +1,61 @@
+"""What is stored of a data set: its pairs, or patches cut from them beforehand."""
+
+import io
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from deblur_jax.data.folder import PairError
+from deblur_jax.data.prepared import EncodedPair
+from deblur_jax.data.transforms import augmented_patch, random_patch
+from deblur_jax.images import read_png, read_rgb
+
+PairFiles = Mapping[str, tuple[epath.Path, epath.Path]]
+"""Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them."""
+
+
+def encoded_pairs(pairs: PairFiles) -> Iterator[EncodedPair]:
+    """The pairs, whole.
+
+    Raises:
+        ImageError: if a picture is broken.
+    """
+    for name, (blurred, sharp) in pairs.items():
+        yield name, read_png(blurred), read_png(sharp)
+
+
+def encoded_patches(
+    pairs: PairFiles, *, size: int, per_picture: int, augment: bool, seed: int = 0
+) -> Iterator[EncodedPair]:
+    """Random patches of the pairs, named after them: "SEQUENCE/000001-007".
+
+    Args:
+        pairs: the files.
+        size: height and width of a patch, in pixels.
+        per_picture: patches of each pair.
+        augment: turned, rescaled, and in permuted colours, as ``transforms.augmented_patch``.
+        seed: of places and augmentation.
+
+    Raises:
+        PairError: if a picture is smaller than a patch.
+        ImageError: if it is broken.
+    """
+    cut = augmented_patch if augment else random_patch
+    digits = len(str(per_picture - 1))
+    for index, (name, (blurred, sharp)) in enumerate(pairs.items()):
+        pair = {"blurred": read_rgb(blurred), "sharp": read_rgb(sharp)}
+        for number in range(per_picture):
+            rng = np.random.default_rng([seed, index, number])
+            try:
+                patch = cut(pair, rng, size)
+            except PairError as error:
+                raise PairError(f"{sharp}: {error}") from None
+            yield f"{name}-{number:0{digits}}", _png(patch["blurred"]), _png(patch["sharp"])
+
+
+def _png(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "png")
+    return stream.getvalue()
