@@ -7,10 +7,20 @@ The data set goes to data/GOPRO_Large (train/ and test/ in it), or --config.data
 Hardware: one GPU, or any number that divides the batch of 20. Not run here.
 Expected: GoPro test, PSNR 29.19 dB (paper; its SSIM of 0.931 is in another mode than ours).
 
-Differences from the official training: patches are cut at random from `blur`, where the official
-ones were cut beforehand and augmented offline (turned, rescaled by 0.9 to 1.1, their colours
-permuted) and seem to come from `blur_gamma`; whole epochs are drawn without repetition; sequences
-are held out of training to choose the best checkpoint.
+Differences from the official training: patches are cut at random from `blur`; whole epochs are
+drawn without repetition; sequences are held out of training to choose the best checkpoint. The
+official patches were cut beforehand and augmented (turned, mirrored, rescaled by 0.9 to 1.1, their
+colours permuted), 125 or more a frame, and seem to come from `blur_gamma`. For that:
+
+    python -m deblur_jax prepare data/GOPRO_Large data/gopro_patches --blurred blur_gamma \\
+        --patch_size 128 --patches_per_picture 125 --augment
+    python train.py --config configs/svrnn_gopro.py --config.data.train=data/gopro_patches ...
+
+The paper's own start of the weight generator, VGG-16 trained on ImageNet (the official code starts
+at random):
+
+    python -m deblur_jax convert vgg16.pth weights/vgg16 --model vgg16
+    python train.py --config configs/svrnn_gopro.py --config.init_from=weights/vgg16 ...
 """
 
 from deblur_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig

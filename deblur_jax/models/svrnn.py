@@ -157,11 +157,15 @@ class SpatialRNN(nnx.Module):
         """Inputs (b, h, w, c) and the weight generator's (b, h, w, g) to (b, h, w, c)."""
         # One stage's gates at a time: compiled for a TPU, that is 18 % less memory.
         x, guidance = jax.lax.optimization_barrier((x, guidance))
+        scanned = four_way_recurrence(x, self.gates(guidance), implementation=self.implementation)
+        return _leaky_relu(self.merge(scanned))
+
+    def gates(self, guidance: jax.Array) -> jax.Array:
+        """(b, h, w, 4c) in (-1, 1): a block of c for each of ``DIRECTIONS``."""
         gates = jnp.tanh(self.conv_gates(guidance))
         if self.gate_limit is not None:
             gates = jnp.clip(gates, -self.gate_limit, self.gate_limit)
-        scanned = four_way_recurrence(x, gates, implementation=self.implementation)
-        return _leaky_relu(self.merge(scanned))
+        return gates
 
 
 class ImageReconstructor(nnx.Module):
@@ -187,7 +191,8 @@ class SVRNN(nnx.Module):
         resize: "caffe", as the official weights need it, or "half_pixel", for training anew.
         gate_limit: clamps the gates to +-this. None, the default, is the official network; a
             PyTorch transcription that circulates has 0.5, a misreading of a limit on a recurrent
-            matrix that this network does not use.
+            matrix that this network does not use. 0 takes the recurrences out: each returns its
+            input.
         implementation: of the recurrences, see ``gated_recurrence``.
         dtype: of activations; parameters, the recurrences' carry and the result are float32.
         precision: of products, as ``jax.lax`` names it; "highest" for parity.
@@ -241,3 +246,8 @@ class SVRNN(nnx.Module):
         for stage in self.stages:
             scanned = stage(scanned, guidance)
         return (self.reconstructor(full, half, scanned).astype(jnp.float32),)
+
+    def gates(self, blurred: jax.Array) -> tuple[jax.Array, ...]:
+        """The gates of every stage, (b, h/2, w/2, 4c) each, as ``SpatialRNN.gates`` makes them."""
+        guidance = self.weights(blurred)
+        return tuple(stage.gates(guidance) for stage in self.stages)

@@ -1,0 +1,1 @@
+"""Why a recurrence undoes a blur: the experiments of SVRNN's paper."""

@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from deblur_jax.checkpoint import save_weights
+from deblur_jax.config import Config, ModelConfig
+from deblur_jax.models import build_from_config
+from tests.commands import run_command
+
+
+@pytest.fixture
+def svrnn_weights(tmp_path):
+    config = Config(model=ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2))
+    params = nnx.state(build_from_config(config.model, rngs=nnx.Rngs(0)))
+    save_weights(tmp_path / "svrnn", params, config)
+    return tmp_path / "svrnn"
+
+
+def test_figures_and_numbers_of_two_networks(svrnn_weights, tiny_weights, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (51, 70), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "grey.jpg")
+    out = tmp_path / "out"
+    options = ("--picture", tmp_path / "grey.jpg", "--size", 40, "--kernel", "3,2,1")
+    result = run_command(
+        "analyse", "--out", out, "--weights", svrnn_weights, tiny_weights, *options
+    )
+    assert result.returncode == 0, result.stderr
+    numbers = json.loads((out / "analysis.json").read_text())
+    assert numbers["inverse_filter"]["kernel_support"] == 3
+    assert numbers["inverse_filter"]["gated_recurrence_error"] < 1e-5
+    assert set(numbers["receptive_field"]) == {"svrnn", "svrnn, without recurrences", "mimo_unet"}
+    for name in ("inverse_filter", "receptive_field", "gates_svrnn"):
+        with Image.open(out / f"{name}.png") as figure:
+            assert min(figure.size) > 300
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--kernel", "1,1,1"), "not stable"),
+        (("--weights", "nowhere"), "nowhere: no weights here"),
+    ],
+)
+def test_what_cannot_be_analysed_gets_one_line(tmp_path, options, message):
+    result = run_command("analyse", "--out", tmp_path / "out", *options)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
