@@ -1,4 +1,4 @@
-"""SVRNN on GoPro: the recipe of the paper's official code.
+r"""SVRNN on GoPro: the recipe of the paper's official code.
 
     python train.py --config configs/svrnn_gopro.py --workdir runs/svrnn
     python evaluate.py --weights runs/svrnn --data data/GOPRO_Large --out runs/svrnn/test
@@ -12,7 +12,7 @@ drawn without repetition; sequences are held out of training to choose the best 
 official patches were cut beforehand and augmented (turned, mirrored, rescaled by 0.9 to 1.1, their
 colours permuted), 125 or more a frame, and seem to come from `blur_gamma`. For that:
 
-    python -m deblur_jax prepare data/GOPRO_Large data/gopro_patches --blurred blur_gamma \\
+    python -m deblur_jax prepare data/GOPRO_Large data/gopro_patches --blurred blur_gamma \
         --patch_size 128 --patches_per_picture 125 --augment
     python train.py --config configs/svrnn_gopro.py --config.data.train=data/gopro_patches ...
 

@@ -55,6 +55,7 @@ def inverse_filter_figure(general: Experiment, first_order: Experiment) -> Figur
     signal_axes.plot(first_order.restored, color=_ORANGE, label="restored by gated_recurrence")
     gate = -first_order.kernel[1] / first_order.kernel[0]
     signal_axes.set(title=f"two coefficients, one gate: g = {gate:.2f}", xlabel="n")
+    signal_axes.set_ylim(0, 1.2)
     signal_axes.legend(frameon=False, loc="upper right")
     return figure
 
