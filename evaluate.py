@@ -4,42 +4,87 @@ import argparse
 
 from etils import epath
 
+from deblur_jax import distributed
+from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
+from deblur_jax.ensemble import ENSEMBLES
 from deblur_jax.errors import one_line_errors
 from deblur_jax.evaluation import evaluate
 from deblur_jax.inference import Restorer
-from deblur_jax.report import table
+from deblur_jax.metrics import MODES
+from deblur_jax.protocols import PROTOCOLS
+from deblur_jax.report import markdown, table, to_json
 
 
 def main() -> None:
     """Parses, evaluates, prints the table."""
     args = _parse_args()
     with one_line_errors():
-        restorer = Restorer.load(args.weights, precision=args.precision)
-        pairs = open_pairs(args.data, args.split, length=args.length, size=args.size)
+        distributed.initialize(
+            args.coordinator, args.num_processes, args.process_id, collectives=False
+        )
+        protocol = PROTOCOLS[args.protocol]
+        data, mode = args.data or protocol.data, args.mode or protocol.mode
+        if data is None:
+            raise ConfigError("--data is missing: a folder of pairs, or give a --protocol")
+        pairs = open_pairs(data, args.split, length=args.length, size=args.size)
+        restorer = Restorer.load(args.weights, precision=args.precision, ensemble=args.ensemble)
         described = {
+            "protocol": args.protocol,
             "weights": args.weights,
             "model": restorer.config.model.name,
-            "data": args.data,
+            "data": data,
             "split": args.split,
             "dtype": restorer.config.model.dtype,
             "precision": args.precision,
+            "ensemble": args.ensemble,
         }
-        out = args.out or epath.Path(args.weights) / "evaluation"
-        summary = evaluate(restorer, pairs, out, **described)
-    print(table(summary))
-    print(f"restored/, sheets/ (before | after | truth) and results.json are in {out}")
+        out = args.out or _default_out(args.weights)
+        summary = evaluate(
+            restorer, pairs, out, mode=mode, num_devices=args.num_devices, **described
+        )
+    if summary is None:
+        return
+    if args.json:
+        print(to_json(summary), end="")
+    else:
+        print(table(summary))
+        print()
+        print(markdown(summary), end="")
+        print(f"report.html, results.json, restored/ and more are in {out}")
+
+
+def _default_out(weights: str) -> epath.Path:
+    weights = epath.Path(weights)
+    return (
+        weights / "evaluation"
+        if weights.is_dir()
+        else weights.parent / f"{weights.stem}-evaluation"
+    )
 
 
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures a network on pairs, in dB.")
     parser.add_argument(
-        "--weights", required=True, help="a workdir, a checkpoint, or a converted weights folder"
+        "--weights",
+        required=True,
+        help="a workdir, a checkpoint, a converted weights folder, or an official file",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="folder",
+        choices=PROTOCOLS,
+        help="a benchmark: sets --data and --mode, and shows what others published",
     )
     parser.add_argument(
         "--data",
-        required=True,
         help='a folder of pairs (blur/ and sharp/), a prepared one, or "synthetic:FAMILY"',
+    )
+    parser.add_argument(
+        "--mode", choices=MODES, help="how PSNR and SSIM are defined (default: the protocol's)"
+    )
+    parser.add_argument(
+        "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
     )
     parser.add_argument(
         "--out", help="where results and pictures go (default: evaluation/ in --weights)"
@@ -59,6 +104,11 @@ def _parse_args() -> argparse.Namespace:
         choices=("default", "high", "highest"),
         help="of products on TPU and GPU (default: highest, float32 throughout)",
     )
+    parser.add_argument(
+        "--num_devices", type=int, help="of this machine, to use (default: all of them)"
+    )
+    parser.add_argument("--json", action="store_true", help="print results.json, nothing else")
+    distributed.add_arguments(parser)
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""The commands: ``python -m deblur_jax {restore,convert,prepare,analyse}``."""
+"""The commands: ``python -m deblur_jax {restore,convert,prepare,score,analyse}``."""
 
 import argparse
 
-from deblur_jax.commands import analyse, convert, prepare, restore
+from deblur_jax.commands import analyse, convert, prepare, restore, score
 from deblur_jax.errors import one_line_errors
 
 
@@ -10,7 +10,7 @@ def main() -> None:
     """Parses, and runs the command."""
     parser = argparse.ArgumentParser(prog="python -m deblur_jax", description="Image deblurring.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (restore, convert, prepare, analyse):
+    for command in (restore, convert, prepare, score, analyse):
         command.add_parser(commands)
     args = parser.parse_args()
     with one_line_errors():

@@ -1,54 +1,212 @@
 """Evaluation: every pair of a data set restored, measured, saved and shown."""
 
-from typing import Any
+import collections
+import concurrent.futures
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
 from deblur_jax import metrics, report
+from deblur_jax.cost import multiply_accumulates
 from deblur_jax.data import PairSource
+from deblur_jax.distributed import wait_for_all
 from deblur_jax.images import PathLike, Photograph, make_folder, write_photograph
-from deblur_jax.inference import Restorer
+from deblur_jax.inference import Restorer, count_params
+from deblur_jax.parallel_inference import ParallelRestorer
 from deblur_jax.progress import progress_bar
 
 RESULTS = "results.json"
+_SHARES = "shares"
+_READ_AHEAD = 4
+"""Batches of pictures that are read, or scored, while one is on the devices."""
+_TIMED_RUNS = range(3, 11)
+_TIMED_SECONDS = 15.0
 
 
-def evaluate(restorer: Restorer, pairs: PairSource, out: PathLike, **described: Any) -> dict:
-    """Restores all pairs and measures them.
+class _Job(NamedTuple):
+    """A pair on its way through the devices."""
 
-    Writes to ``out``: ``restored/NAME.png``, ``sheets/NAME.png`` (before, after, truth) and
-    ``results.json``.
+    name: str
+    blurred: np.ndarray
+    sharp: Any
+
+
+def evaluate(
+    restorer: Restorer,
+    pairs: PairSource,
+    out: PathLike,
+    *,
+    mode: str = "float",
+    num_devices: int | None = None,
+    **described: Any,
+) -> dict | None:
+    """Restores all pairs and measures them, on all devices, and on all processes.
+
+    Writes to ``out``: ``restored/NAME.png``, ``sheets/NAME.png`` (before, after, truth),
+    ``results.json``, ``results.md``, ``per_image.csv`` and ``report.html``. Every process takes its
+    share of the pairs and works for itself; process 0 puts their rows together.
 
     Args:
         restorer: the network.
         pairs: a data set.
         out: the folder to write to; made if missing.
+        mode: of ``metrics.MODES``.
+        num_devices: of this process, to use; all by default.
         **described: goes into the results: which weights, which data.
 
     Returns:
-        What is in ``results.json``: see ``report.summarize``.
+        What is in ``results.json``, see ``report.summarize``; None from other processes than 0.
 
     Raises:
         ImageError: if a picture can't be read or written.
+        MetricError: if a pair can't be measured in this mode.
     """
     out = epath.Path(out)
+    process, processes = jax.process_index(), jax.process_count()
+    share = range(process, len(pairs), processes)
+    parallel = ParallelRestorer(restorer, jax.local_devices()[:num_devices])
+    rows = _evaluate_share(parallel, pairs, share, out, mode)
+    shares = out / _SHARES
+    make_folder(shares)
+    report.write_json(shares / f"{process}.json", [row.to_dict() for row in rows])
+    speed = measure_speed(restorer, _commonest_size(rows)) if process == 0 else None
+    wait_for_all("evaluated")
+    if process != 0:
+        return None
+
     rows = []
-    for index, name in enumerate(progress_bar(pairs.names, desc="evaluating", unit="picture")):
-        pair = pairs[index]
-        blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
-        restored = restorer(blurred)
-        row = report.Row(
-            name=name,
-            psnr_blurred=float(metrics.psnr(blurred, sharp)),
-            psnr=float(metrics.psnr(restored, sharp)),
-        )
-        rows.append(row)
-        sheet = np.asarray(report.comparison_sheet(blurred, restored, sharp, row)) / np.float32(255)
-        for folder, picture in (("restored", restored), ("sheets", sheet)):
-            file = out / folder / f"{name}.png"
-            make_folder(file.parent)
-            write_photograph(file, Photograph(picture))
+    for index in range(processes):
+        rows += [report.Row(**row) for row in report.read_json(shares / f"{index}.json")]
+    shares.rmtree()
+    rows.sort(key=lambda row: row.name)
+    described |= {"mode": mode, "devices": parallel.num_devices * processes}
+    described |= {"parameters": count_params(restorer.params), "speed": speed}
     summary = report.summarize(rows, **described)
-    report.write_json(out / RESULTS, summary)
+    report.write_all(out, summary, pairs)
     return summary
+
+
+def _evaluate_share(parallel, pairs, share, out, mode) -> list[report.Row]:
+    """Reading, restoring and scoring at the same time: threads beside the devices."""
+    rows, workers = [], os.cpu_count() or 1
+    with (
+        concurrent.futures.ThreadPoolExecutor(workers) as threads,
+        progress_bar(total=len(share), desc="evaluating", unit="picture") as bar,
+    ):
+        jobs = _read_ahead(threads, pairs, share, _READ_AHEAD * parallel.num_devices)
+        on_devices, scoring = collections.deque(), collections.deque()
+
+        def finish_restoring():
+            batch, started = on_devices.popleft()
+            restored = parallel.finish(started, [job.blurred for job in batch])
+            for job, picture in zip(batch, restored, strict=True):
+                scoring.append(threads.submit(_score_and_save, job, picture, out, mode))
+
+        def finish_scoring(left):
+            while len(scoring) > left:
+                rows.append(scoring.popleft().result())
+                bar.update()
+
+        for batch in _batches_of_one_size(jobs, parallel.num_devices):
+            on_devices.append((batch, parallel.start([job.blurred for job in batch])))
+            if len(on_devices) > 1:
+                finish_restoring()
+            finish_scoring(left=_READ_AHEAD * parallel.num_devices)
+        while on_devices:
+            finish_restoring()
+        finish_scoring(left=0)
+    return rows
+
+
+def _read_ahead(threads, pairs, share, ahead) -> Iterator[_Job]:
+    def read(index):
+        pair = pairs[index]
+        return _Job(pairs.names[index], pair["blurred"].astype(np.float32) / 255, pair["sharp"])
+
+    waiting = collections.deque()
+    for index in share:
+        waiting.append(threads.submit(read, index))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _batches_of_one_size(jobs: Iterator[_Job], batch_size: int) -> Iterator[list[_Job]]:
+    by_size = collections.defaultdict(list)
+    for job in jobs:
+        batch = by_size[job.blurred.shape]
+        batch.append(job)
+        if len(batch) == batch_size:
+            yield by_size.pop(job.blurred.shape)
+    yield from by_size.values()
+
+
+def _score_and_save(job: _Job, restored: np.ndarray, out: epath.Path, mode: str) -> report.Row:
+    before, sharp = metrics.best_score(job.blurred, job.sharp, mode)
+    after, sharp = metrics.best_score(restored, job.sharp, mode)
+    row = report.Row(
+        name=job.name,
+        height=sharp.shape[0],
+        width=sharp.shape[1],
+        psnr_blurred=before.psnr,
+        ssim_blurred=before.ssim,
+        psnr=after.psnr,
+        ssim=after.ssim,
+        aligned=before.aligned and after.aligned,
+    )
+    sheet = report.comparison_sheet(job.blurred, restored, sharp, row)
+    for folder, picture in (("restored", restored), ("sheets", np.asarray(sheet) / 255)):
+        file = out / folder / f"{job.name}.png"
+        make_folder(file.parent)
+        write_photograph(file, Photograph(picture))
+    return row
+
+
+def _commonest_size(rows: list[report.Row]) -> tuple[int, int]:
+    return statistics.mode((row.height, row.width) for row in rows) if rows else (256, 256)
+
+
+def measure_speed(restorer: Restorer, size: tuple[int, int]) -> dict[str, Any]:
+    """Times the restoration of one picture on one device, by itself, waiting for the device.
+
+    Args:
+        restorer: the network.
+        size: height and width.
+
+    Returns:
+        ``seconds``, the median of ``runs`` after one that does not count; ``compile_seconds``;
+        ``device``; ``size``, after padding; ``multiply_accumulates`` of one picture; and
+        ``peak_bytes``, the device's, or where it does not count them the program's own.
+    """
+    batch = jax.device_put(restorer.padded(np.zeros((1, *size, 3), np.float32)), restorer.device)
+    start = time.perf_counter()
+    program = restorer.restore_fn.lower(restorer.params, batch).compile()
+    compile_seconds = time.perf_counter() - start
+    program(restorer.params, batch).block_until_ready()
+    seconds, begin = [], time.perf_counter()
+    while len(seconds) < _TIMED_RUNS.start or (
+        len(seconds) < _TIMED_RUNS.stop and time.perf_counter() - begin < _TIMED_SECONDS
+    ):
+        start = time.perf_counter()
+        program(restorer.params, batch).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    memory, counted = program.memory_analysis(), restorer.device.memory_stats() or {}
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return {
+        "seconds": statistics.median(seconds),
+        "runs": len(seconds),
+        "compile_seconds": compile_seconds,
+        "device": restorer.device.device_kind,
+        "size": list(batch.shape[1:3]),
+        "multiply_accumulates": multiply_accumulates(restorer.pure_fn, restorer.params, batch),
+        "peak_bytes": counted.get(
+            "peak_bytes_in_use", sum(getattr(memory, part) for part in parts)
+        ),
+    }

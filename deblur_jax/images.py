@@ -145,7 +145,7 @@ def write_photograph(path: PathLike, photograph: Photograph) -> None:
                 Image.fromarray(pixels).save(
                     file, path.suffix[1:], icc_profile=photograph.icc_profile
                 )
-        temporary.rename(path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ImageError(f"{path}: can't be written: {error.strerror or error}") from None

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from deblur_jax.checkpoint import load_weights
 from deblur_jax.compilation import compiler_options
 from deblur_jax.config import Config, ConfigError
+from deblur_jax.ensemble import with_ensemble
 from deblur_jax.images import PathLike
 from deblur_jax.models import START_NAMES, build_from_config
+from deblur_jax.weights import load_weights
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -44,14 +45,17 @@ class Restorer:
         params: its parameters.
         device: where to run; the first one by default.
         precision: of products; "highest" is float32 throughout on every device.
+        ensemble: of ``ensemble.ENSEMBLES``, or None.
 
     Raises:
         ConfigError: if the weights are not a whole network's.
 
     Attributes:
-        restore_fn: the compiled ``(params, blurred) -> restored`` of ``make_restore_fn``.
+        pure_fn: ``(params, blurred) -> restored``, of ``make_restore_fn``, with the ensemble.
+        restore_fn: the same, compiled.
         params: the parameters.
         config: the configuration that the weights came with.
+        device: where it runs.
     """
 
     def __init__(
@@ -61,40 +65,43 @@ class Restorer:
         *,
         device: jax.Device | None = None,
         precision: str = "highest",
+        ensemble: str | None = None,
     ):
         if config.model.name in START_NAMES:
             raise ConfigError(
                 f"the weights are {config.model.name}'s, to start a training from with "
                 "--config.init_from; they can't restore pictures"
             )
-        self._device = device or jax.local_devices()[0]
+        self.device = device or jax.local_devices()[0]
         model = nnx.eval_shape(
             lambda: build_from_config(
                 config.model,
                 rngs=nnx.Rngs(0),
-                platform=self._device.platform,
+                platform=self.device.platform,
                 precision=precision,
             )
         )
         self.config = config
-        self.params = jax.device_put(params, self._device)
+        self.params = jax.device_put(params, self.device)
+        restore = make_restore_fn(nnx.graphdef(model))
+        self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
         self.restore_fn = jax.jit(
-            make_restore_fn(nnx.graphdef(model)),
-            compiler_options=compiler_options(self._device.platform),
+            self.pure_fn,
+            compiler_options=compiler_options(self.device.platform),
         )
         self._size_multiple = model.size_multiple
         self._planned: dict[Size, Size] = {}
 
     @classmethod
     def load(cls, path: PathLike, **options) -> Self:
-        """Loads a weights folder, a checkpoint, or the workdir of a training run.
+        """Loads a weights folder, a checkpoint, the workdir of a training run, or an official file.
 
         Args:
-            path: see ``checkpoint.weights_folder``.
-            **options: ``device`` and ``precision`` of the constructor.
+            path: see ``weights.load_weights``.
+            **options: ``device``, ``precision`` and ``ensemble`` of the constructor.
 
         Raises:
-            CheckpointError: if there are no weights, or they are damaged.
+            CheckpointError, WeightFileError: if there are no weights, or they are damaged.
         """
         config, params = load_weights(path, options.get("device"))
         return cls(config, params, **options)
@@ -102,7 +109,7 @@ class Restorer:
     def with_params(self, params: nnx.State) -> Self:
         """The same compiled network with other parameters."""
         other = copy.copy(self)
-        other.params = jax.device_put(params, self._device)
+        other.params = jax.device_put(params, self.device)
         return other
 
     def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
@@ -150,12 +157,19 @@ class Restorer:
 
     def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
         height, width = rgb.shape[:2]
+        batch = jax.device_put(self.padded(rgb[None]), self.device)
+        return np.asarray(self.restore_fn(self.params, batch))[0, :height, :width]
+
+    def padded(self, batch: np.ndarray) -> np.ndarray:
+        """A batch (b, h, w, 3) in a size that the network takes, or was planned.
+
+        Borders are repeated, below and to the right.
+        """
+        height, width = batch.shape[1:3]
         aligned = self._aligned((height, width))
         padded_height, padded_width = self._planned.get(aligned, aligned)
-        padding = ((0, padded_height - height), (0, padded_width - width), (0, 0))
-        padded = np.pad(rgb, padding, mode="edge")
-        batch = jax.device_put(padded[None], self._device)
-        return np.asarray(self.restore_fn(self.params, batch))[0, :height, :width]
+        padding = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
+        return np.pad(batch, padding, mode="edge")
 
     def _aligned(self, size: Size) -> Size:
         multiple = self._size_multiple

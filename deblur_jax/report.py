@@ -1,7 +1,10 @@
 """Rows, tables and pictures of an evaluation."""
 
+import csv
 import dataclasses
+import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +12,10 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
+from deblur_jax.data import PairSource
 from deblur_jax.images import to_uint8
+from deblur_jax.protocols import PROTOCOLS
+from deblur_jax.report_page import page
 
 _CAPTION_HEIGHT = 22
 
@@ -19,13 +25,23 @@ class Row:
     """What one picture gained."""
 
     name: str
+    height: int
+    width: int
     psnr_blurred: float
+    ssim_blurred: float
     psnr: float
+    ssim: float
+    aligned: bool = True
+    """False where mode ``realblur`` found no alignment."""
 
     @property
     def gain(self) -> float:
-        """In dB."""
-        return self.psnr - self.psnr_blurred
+        """In dB; 0 where both are infinite."""
+        return 0.0 if self.psnr == self.psnr_blurred else self.psnr - self.psnr_blurred
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields."""
+        return dataclasses.asdict(self)
 
 
 def summarize(rows: Sequence[Row], **described: Any) -> dict[str, Any]:
@@ -33,32 +49,98 @@ def summarize(rows: Sequence[Row], **described: Any) -> dict[str, Any]:
 
     Args:
         rows: one a picture.
-        **described: what else the reader should know: weights, data, precision.
+        **described: what else the reader should know: weights, data, mode, precision.
     """
-    psnr = float(np.mean([row.psnr for row in rows]))
-    psnr_blurred = float(np.mean([row.psnr_blurred for row in rows]))
+    means = {
+        key: float(np.mean([getattr(row, key) for row in rows]))
+        for key in ("psnr", "ssim", "psnr_blurred", "ssim_blurred", "gain")
+    }
     return {
         **described,
-        "mode": "float",
         "count": len(rows),
-        "psnr": psnr,
-        "psnr_blurred": psnr_blurred,
-        "gain": psnr - psnr_blurred,
-        "per_image": [{**dataclasses.asdict(row), "gain": row.gain} for row in rows],
+        **means,
+        "not_aligned": sum(not row.aligned for row in rows),
+        "per_image": [{**row.to_dict(), "gain": row.gain} for row in rows],
     }
+
+
+def write_all(out: epath.Path, summary: dict[str, Any], pairs: PairSource) -> None:
+    """Writes ``results.json``, ``results.md``, ``per_image.csv`` and ``report.html``."""
+    write_json(out / "results.json", summary)
+    (out / "results.md").write_text(markdown(summary))
+    (out / "per_image.csv").write_text(per_image_csv(summary))
+    (out / "report.html").write_text(page(summary, facts(summary), pairs, out / "restored"))
 
 
 def table(summary: dict[str, Any]) -> str:
     """The summary for a terminal: a line a picture, and the means."""
     rows = [*summary["per_image"], {**summary, "name": f"mean of {summary['count']}"}]
     width = max(len(row["name"]) for row in rows)
-    lines = [f"{'picture':<{width}}  {'blurred':>8}  {'restored':>8}  {'gain':>6}"]
-    lines += [
+    heading = f"{'picture':<{width}}  {'blurred':>8}  {'restored':>8}  {'gain':>6}  {'SSIM':>6}"
+    lines = [
         f"{row['name']:<{width}}  {row['psnr_blurred']:8.2f}  {row['psnr']:8.2f}  "
-        f"{row['gain']:+6.2f}"
+        f"{row['gain']:+6.2f}  {row['ssim']:6.4f}"
         for row in rows
     ]
-    return "\n".join([*lines[:-1], "-" * len(lines[0]), lines[-1]])
+    lines = [heading, *lines[:-1], "-" * len(heading), lines[-1]]
+    if summary["not_aligned"]:
+        lines.append(f"not aligned, compared as they are: {summary['not_aligned']}")
+    return "\n".join(lines)
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """A table with this run beside the published rows of its protocol."""
+    protocol = PROTOCOLS[summary.get("protocol", "folder")]
+    lines = [
+        f"# {protocol.title}",
+        "",
+        "| method | PSNR | SSIM | |",
+        "|---|---|---|---|",
+        f"| **{summary.get('model', 'this run')}** | **{summary['psnr']:.2f}** | "
+        f"**{summary['ssim']:.4f}** | measured by this run |",
+        f"| the blurred pictures | {summary['psnr_blurred']:.2f} | {summary['ssim_blurred']:.4f} | "
+        "measured by this run |",
+    ]
+    lines += [
+        f"| {row.method} | {row.psnr:.2f} | {row.ssim:.3f} | published: {row.source} |"
+        for row in protocol.published
+    ]
+    lines += ["", *(f"- {key}: {value}" for key, value in facts(summary).items())]
+    return "\n".join(lines) + "\n"
+
+
+def facts(summary: dict[str, Any]) -> dict[str, str]:
+    """What else a reader should know of a run, in words."""
+    told = {
+        key: str(summary[key])
+        for key in ("weights", "data", "split", "mode", "ensemble", "dtype", "precision", "devices")
+        if summary.get(key) is not None
+    }
+    told["pictures"] = str(summary["count"])
+    if summary["mode"] == "realblur":
+        told["not aligned"] = f"{summary['not_aligned']} (compared as they are)"
+    if "parameters" in summary:
+        told["parameters"] = f"{summary['parameters']:,}"
+    speed = summary.get("speed")
+    if speed:
+        height, width = speed["size"]
+        told["speed"] = (
+            f"{speed['seconds']:.3f} s a picture of {width}x{height} on one {speed['device']}, the "
+            f"median of {speed['runs']} (compiled in {speed['compile_seconds']:.1f} s before)"
+        )
+        told["multiply-accumulates"] = f"{speed['multiply_accumulates'] / 1e9:.1f} G a picture"
+        told["memory"] = f"{speed['peak_bytes'] / 2**30:.2f} GiB at the peak"
+    return told
+
+
+def per_image_csv(summary: dict[str, Any]) -> str:
+    """A line a picture, with a heading."""
+    stream = io.StringIO()
+    columns = [*(field.name for field in dataclasses.fields(Row)), "gain"]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary["per_image"])
+    return stream.getvalue()
 
 
 def comparison_sheet(
@@ -85,6 +167,32 @@ def comparison_sheet(
     return sheet
 
 
+def to_json(value: Any) -> str:
+    """One JSON object; numbers that are not finite, which JSON has no word for, become null."""
+    return json.dumps(_finite(value), indent=2) + "\n"
+
+
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes one JSON object, indented."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    """Writes ``to_json``."""
+    path.write_text(to_json(value))
+
+
+def read_json(path: epath.Path) -> Any:
+    """What ``write_json`` wrote; null reads as an infinite number."""
+    return _infinite(json.loads(path.read_text()))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _infinite(value):
+    if isinstance(value, dict):
+        return {key: _infinite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_infinite(inner) for inner in value]
+    return math.inf if value is None else value

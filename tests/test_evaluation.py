@@ -1,4 +1,7 @@
+import concurrent.futures
+import csv
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ def test_every_pair_is_measured_saved_and_shown(make_pairs, tiny_weights, tmp_pa
     for index, row in enumerate(summary["per_image"]):
         blurred, sharp = (pairs[index][key] / np.float32(255) for key in ("blurred", "sharp"))
         restored = restorer(blurred)
+        assert (row["height"], row["width"]) == sharp.shape[:2]
         for value, picture in ((row["psnr"], restored), (row["psnr_blurred"], blurred)):
             expected = -10 * np.log10(np.mean((picture - sharp) ** 2))
             assert value == pytest.approx(expected, abs=1e-3)
@@ -43,11 +47,15 @@ def test_every_pair_is_measured_saved_and_shown(make_pairs, tiny_weights, tmp_pa
 
 
 def test_the_table_lists_every_picture_and_the_mean():
-    rows = [report.Row("a", 20.0, 25.0), report.Row("long/name", 30.0, 29.0)]
+    rows = [
+        report.Row("a", 8, 9, 20.0, 0.5, 25.0, 0.75),
+        report.Row("long/name", 8, 9, 30.0, 0.9, 29.0, 0.85, aligned=False),
+    ]
     lines = report.table(report.summarize(rows)).splitlines()
-    assert lines[1].split() == ["a", "20.00", "25.00", "+5.00"]
-    assert lines[2].split() == ["long/name", "30.00", "29.00", "-1.00"]
-    assert lines[-1].split() == ["mean", "of", "2", "25.00", "27.00", "+2.00"]
+    assert lines[1].split() == ["a", "20.00", "25.00", "+5.00", "0.7500"]
+    assert lines[2].split() == ["long/name", "30.00", "29.00", "-1.00", "0.8500"]
+    assert lines[4].split() == ["mean", "of", "2", "25.00", "27.00", "+2.00", "0.8000"]
+    assert lines[-1] == "not aligned, compared as they are: 1"
 
 
 def test_the_command(make_pairs, tiny_weights):
@@ -57,7 +65,56 @@ def test_the_command(make_pairs, tiny_weights):
     assert "mean of 1" in result.stdout
     out = tiny_weights / "evaluation"
     assert read_rgb(out / "restored/a.png").shape == (16, 16, 3)
-    assert json.loads((out / "results.json").read_text())["precision"] == "highest"
+    results = json.loads((out / "results.json").read_text())
+    assert results["precision"] == "highest"
+    assert results["speed"]["size"] == [16, 16]
+    assert results["speed"]["seconds"] > 0
+    assert "| **mimo_unet** |" in (out / "results.md").read_text()
+    with (out / "per_image.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["psnr"]) == results["psnr"]
+
+    # Once more over the same folder, as one JSON object, in another mode.
+    options = ("--json", "--protocol", "gopro", "--ensemble", "rot4")
+    again = run_script("evaluate.py", "--data", root, "--weights", tiny_weights, *options)
+    printed = json.loads(again.stdout)
+    assert printed["mode"] == "matlab"
+    assert {"mode", "count", "psnr", "ssim", "per_image"} <= set(printed)
+    assert "published: Cho et al. 2021" in (out / "results.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["float", "matlab"])
+def test_any_number_of_devices_gives_the_same(make_pairs, tiny_weights, tmp_path, mode):
+    sizes = {f"a{i}": (16, 20) for i in range(5)} | {f"b{i}": (20, 16) for i in range(2)}
+    pairs = open_pairs(str(make_pairs({**sizes, "c": (17, 19)})), "test")
+    restorer = Restorer.load(tiny_weights)
+    results = {}
+    for count in (1, 3, 8):
+        out = tmp_path / str(count)
+        summary = evaluate(restorer, pairs, out, mode=mode, num_devices=count)
+        files = {file.name: file.read_bytes() for file in (out / "restored").iterdir()}
+        results[count] = summary["per_image"], files
+        assert summary["devices"] == count
+    assert len(results[1][0]) == 8
+    assert results[1] == results[3] == results[8]
+
+
+def test_two_processes_share_the_work(make_pairs, tiny_weights, tmp_path):
+    root = make_pairs({f"p{i}": (16, 16 + 4 * (i % 2)) for i in range(5)})
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    words = ["evaluate.py", "--weights", tiny_weights, "--data", root, "--out", tmp_path / "two"]
+    words += ["--coordinator", address, "--num_processes", 2, "--json", "--process_id"]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        first, second = threads.map(lambda i: run_script(*words, i), range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout == ""
+    alone = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), tmp_path / "one")
+    merged = json.loads(first.stdout)
+    assert merged["per_image"] == alone["per_image"]
+    assert merged["devices"] == 2
+    assert not (tmp_path / "two/shares").exists()
 
 
 @pytest.mark.parametrize(

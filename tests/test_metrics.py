@@ -31,10 +31,9 @@ def rounded(picture):
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-@given(st.integers(1, 9), st.integers(1, 9))
-def test_psnr_is_that_of_scikit_image(h, w):
-    rng = np.random.default_rng(h * 10 + w)
-    restored, sharp = rng.random((2, h, w, 3), np.float32)
+@pytest.mark.parametrize("size", [(1, 1), (7, 5)])
+def test_psnr_is_that_of_scikit_image(size):
+    restored, sharp = np.random.default_rng(0).random((2, *size, 3), np.float32)
     expected = peak_signal_noise_ratio(sharp, restored, data_range=1)
     assert float(psnr(restored, sharp)) == pytest.approx(expected, abs=1e-4)
     assert score(restored, sharp, "float").psnr == pytest.approx(expected, abs=1e-4)

@@ -15,11 +15,11 @@ from deblur_jax.analysis.receptive_field import (
     extent,
     without_recurrences,
 )
-from deblur_jax.checkpoint import load_weights
 from deblur_jax.config import Config, ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.images import make_folder, read_rgb
 from deblur_jax.models import START_NAMES
+from deblur_jax.weights import load_weights
 
 _KERNEL = "5,4,4,3,3,2,1"
 _FIRST_ORDER = np.array([0.55, 0.45])

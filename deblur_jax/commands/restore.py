@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from deblur_jax.data.folder import pictures_below
+from deblur_jax.ensemble import ENSEMBLES
 from deblur_jax.errors import UserError
 from deblur_jax.images import (
     ImageError,
@@ -30,9 +31,14 @@ def add_parser(commands) -> None:
     parser = commands.add_parser("restore", help="deblur photographs")
     parser.add_argument("pictures", nargs="+", help="files, or folders with pictures")
     parser.add_argument(
-        "--weights", required=True, help="a workdir, a checkpoint, or a converted weights folder"
+        "--weights",
+        required=True,
+        help="a workdir, a checkpoint, a converted weights folder, or an official file",
     )
     parser.add_argument("--out", required=True, help="the folder for the restored pictures")
+    parser.add_argument(
+        "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
+    )
     parser.set_defaults(run=run)
 
 
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
             pictures failed.
     """
     jobs = plan_targets(args.pictures, Path(args.out))
-    restorer = Restorer.load(args.weights)
+    restorer = Restorer.load(args.weights, ensemble=args.ensemble)
     failures = []
 
     readable = []

@@ -2,7 +2,12 @@
 
 from deblur_jax.convert.caffe import load_caffe
 from deblur_jax.convert.errors import WeightFileError
-from deblur_jax.convert.torch import load_torch, params_from_state_dict, state_dict_from_params
+from deblur_jax.convert.torch import (
+    load_torch,
+    params_from_state_dict,
+    state_dict_from_params,
+    torch_model_name,
+)
 from deblur_jax.convert.vgg16 import load_vgg16
 
 __all__ = [
@@ -12,4 +17,5 @@ __all__ = [
     "load_vgg16",
     "params_from_state_dict",
     "state_dict_from_params",
+    "torch_model_name",
 ]

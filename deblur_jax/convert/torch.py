@@ -75,14 +75,36 @@ def load_torch(path: str | Path, model_name: str, **model_options) -> nnx.State:
     Raises:
         WeightFileError: if the file can't be read, or its arrays are not exactly this network's.
     """
+    try:
+        return params_from_state_dict(_state_dict(path), model_name, **model_options)
+    except WeightFileError as error:
+        raise WeightFileError(f"{path}: {error}") from None
+
+
+def torch_model_name(path: str | Path) -> str:
+    """Which network an official file holds, by its number of residual blocks.
+
+    Raises:
+        WeightFileError: if the file can't be read, or holds neither.
+    """
+    state_dict = _state_dict(path)
+    for name in ("mimo_unet", "mimo_unet_plus"):
+        params = nnx.eval_shape(lambda n=name: nnx.state(build_model(n, rngs=nnx.Rngs(0))))
+        shapes = {path: leaf.shape for path, leaf in nnx.to_flat_state(params)}
+        if {name for name, _ in _official_names(_num_res_blocks(shapes))} == set(state_dict):
+            return name
+    raise WeightFileError(
+        f"{path}: neither MIMO-UNet's weights nor MIMO-UNet+'s; `python -m deblur_jax convert` "
+        "reads smaller variants"
+    )
+
+
+def _state_dict(path: str | Path) -> dict[str, np.ndarray]:
     content = read_torch_file(path)
     state_dict = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state_dict, dict):
         raise WeightFileError(f"{path}: holds no state dict, neither bare nor under 'model'")
-    try:
-        return params_from_state_dict(state_dict, model_name, **model_options)
-    except WeightFileError as error:
-        raise WeightFileError(f"{path}: {error}") from None
+    return state_dict
 
 
 def params_from_state_dict(

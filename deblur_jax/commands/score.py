@@ -1,0 +1,99 @@
+"""``python -m deblur_jax score RESTORED SHARP --mode MODE``: any method's pictures, measured."""
+
+import argparse
+import concurrent.futures
+import os
+
+import numpy as np
+from etils import epath
+
+from deblur_jax import metrics
+from deblur_jax.data.folder import pictures_below
+from deblur_jax.errors import UserError
+from deblur_jax.images import read_rgb
+from deblur_jax.progress import progress_bar
+from deblur_jax.report import to_json
+
+
+class ScoreError(UserError, ValueError):
+    """Pictures that do not pair up; the message names the file."""
+
+
+def add_parser(commands) -> None:
+    """Adds the command to ``commands``."""
+    parser = commands.add_parser("score", help="measure restored pictures against sharp ones")
+    parser.add_argument("restored", help="a folder of pictures that any method made")
+    parser.add_argument("sharp", help="a folder with the sharp pictures, by the same names")
+    parser.add_argument("--mode", required=True, choices=metrics.MODES)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures every picture.
+
+    Raises:
+        ScoreError: if a picture has no partner, or one of another size.
+        ImageError: if one is broken.
+    """
+    pairs = _pairs(epath.Path(args.restored), epath.Path(args.sharp))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        scored = threads.map(lambda files: _score(*files, args.mode), pairs.values())
+        bar = progress_bar(scored, desc="scoring", unit="picture", total=len(pairs))
+        scores = dict(zip(pairs, bar, strict=True))
+    summary = {
+        "mode": args.mode,
+        "count": len(scores),
+        "psnr": float(np.mean([score.psnr for score in scores.values()])),
+        "ssim": float(np.mean([score.ssim for score in scores.values()])),
+        "not_aligned": sum(not score.aligned for score in scores.values()),
+        "per_image": [{"name": name, **score._asdict()} for name, score in scores.items()],
+    }
+    print(to_json(summary) if args.json else _table(summary), end="")
+
+
+def _pairs(restored: epath.Path, sharp: epath.Path) -> dict[str, tuple[epath.Path, epath.Path]]:
+    ours, truths = _pictures(restored), _pictures(sharp)
+    for files, others, folder in ((ours, truths, sharp), (truths, ours, restored)):
+        alone = sorted(set(files) - set(others))
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise ScoreError(f"{files[alone[0]]}: has no partner in {folder}{more}")
+    return {name: (ours[name], truths[name]) for name in sorted(ours)}
+
+
+def _pictures(folder: epath.Path) -> dict[str, epath.Path]:
+    if not folder.is_dir():
+        raise ScoreError(f"{folder}: no such folder")
+    found = {}
+    for file in pictures_below(folder):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ScoreError(f"{file}: has the same name as {found[name]}")
+        found[name] = file
+    if not found:
+        raise ScoreError(f"{folder}: no pictures there")
+    return found
+
+
+def _score(restored_file, sharp_file, mode: str) -> metrics.Score:
+    restored, sharp = (
+        read_rgb(file).astype(np.float32) / np.float32(255) for file in (restored_file, sharp_file)
+    )
+    try:
+        return metrics.score(restored, sharp, mode)
+    except metrics.MetricError as error:
+        raise ScoreError(f"{restored_file}: {error}") from None
+
+
+def _table(summary: dict) -> str:
+    lines = [
+        f"{row['name']}  {row['psnr']:.2f} dB  SSIM {row['ssim']:.4f}"
+        + ("" if row["aligned"] else "  (not aligned)")
+        for row in summary["per_image"]
+    ]
+    lines.append(
+        f"mean of {summary['count']}, mode {summary['mode']}: {summary['psnr']:.2f} dB, "
+        f"SSIM {summary['ssim']:.4f}"
+    )
+    return "\n".join(lines) + "\n"

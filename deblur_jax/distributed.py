@@ -1,0 +1,58 @@
+"""Several processes, on one machine or on the hosts of a pod."""
+
+import argparse
+
+import jax
+from orbax.checkpoint import multihost
+
+from deblur_jax.config import ConfigError
+
+_HEARTBEAT_SECONDS = 30
+_BARRIER_SECONDS = 24 * 3600
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that tell processes of each other; none where a cluster is found."""
+    parser.add_argument("--coordinator", help="host:port of process 0, for several processes")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+
+
+def initialize(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    collectives: bool,
+) -> None:
+    """Joins the other processes; does nothing for a single one. Comes before any use of devices.
+
+    Args:
+        coordinator: host:port of process 0.
+        num_processes: how many there are.
+        process_id: of this one.
+        collectives: whether CPUs of different processes are to exchange arrays.
+
+    Raises:
+        ConfigError: if only some of the three are given.
+    """
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    if not any(given):
+        return
+    if not all(given):
+        raise ConfigError("--coordinator, --num_processes and --process_id are given together")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(f"--process_id is 0 to {num_processes - 1}, not {process_id}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo" if collectives else "none")
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here: through the coordinator, without devices."""
+    if jax.process_count() > 1:
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * _BARRIER_SECONDS)
