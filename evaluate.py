@@ -20,9 +20,7 @@ def main() -> None:
     """Parses, evaluates, prints the table."""
     args = _parse_args()
     with one_line_errors():
-        distributed.initialize(
-            args.coordinator, args.num_processes, args.process_id, collectives=False
-        )
+        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         protocol = PROTOCOLS[args.protocol]
         data, mode = args.data or protocol.data, args.mode or protocol.mode
         if data is None:

@@ -1,6 +1,8 @@
 """Several processes, on one machine or on the hosts of a pod."""
 
 import argparse
+import os
+import sys
 
 import jax
 from orbax.checkpoint import multihost
@@ -22,8 +24,6 @@ def initialize(
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
-    *,
-    collectives: bool,
 ) -> None:
     """Joins the other processes; does nothing for a single one. Comes before any use of devices.
 
@@ -31,7 +31,6 @@ def initialize(
         coordinator: host:port of process 0.
         num_processes: how many there are.
         process_id: of this one.
-        collectives: whether CPUs of different processes are to exchange arrays.
 
     Raises:
         ConfigError: if only some of the three are given.
@@ -43,13 +42,20 @@ def initialize(
         raise ConfigError("--coordinator, --num_processes and --process_id are given together")
     if not 0 <= process_id < num_processes:
         raise ConfigError(f"--process_id is 0 to {num_processes - 1}, not {process_id}")
-    jax.config.update("jax_cpu_collectives_implementation", "gloo" if collectives else "none")
+    _keep_stdout_for_results()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         coordinator,
         num_processes,
         process_id,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
+
+
+def _keep_stdout_for_results() -> None:
+    """Sends to stderr what the libraries under us print: Gloo greets every peer on stdout."""
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
 
 
 def wait_for_all(name: str) -> None:
