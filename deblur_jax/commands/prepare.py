@@ -1,26 +1,39 @@
-"""``python -m deblur_jax prepare FOLDER OUT``: pairs of picture files into array_record files."""
+"""``python -m deblur_jax prepare SOURCE [OUT]``: pairs of picture files into array_record files."""
 
 import argparse
+import contextlib
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import tensorflow_datasets as tfds
 from etils import epath
 
+from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
+from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Splits
 from deblur_jax.data.folder import BLURRED, PairError, find_pairs
 from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
-from deblur_jax.data.prepared import EncodedPair, PairsBuilder, is_prepared
+from deblur_jax.data.prepared import NAME, EncodedPair, PairsBuilder, is_prepared
 from deblur_jax.data.sources import UNDIVIDED, available_splits
+from deblur_jax.images import make_folder
 
 _TRAINING = ("train", UNDIVIDED)
+_UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
 
 
 def add_parser(commands) -> None:
     """Adds the command to ``commands``."""
-    parser = commands.add_parser("prepare", help="a folder of pairs into array_record files")
+    parser = commands.add_parser("prepare", help="pairs of pictures into array_record files")
     parser.add_argument(
-        "folder", help="with blur/ and sharp/, or with train/, validation/, test/ that have them"
+        "source",
+        help=f"a benchmark ({', '.join(BENCHMARKS)}), or a folder with blur/ and sharp/, or with "
+        "train/, validation/, test/ that have them",
     )
-    parser.add_argument("out", help="the folder to make")
+    parser.add_argument("out", nargs="?", help="the folder to make (benchmarks: data/NAME)")
+    parser.add_argument(
+        "--manual_dir", help="of a benchmark: its archive, unpacked folder, or the folder of them"
+    )
     parser.add_argument(
         "--blurred",
         default=BLURRED,
@@ -43,32 +56,98 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         PairError, ImageError: if a pair is incomplete or a picture broken; nothing is left behind.
+        ArchiveError: if an archive is missing, damaged or hostile.
     """
-    _check(args)
-    splits = available_splits(args.folder, args.blurred)
-    folders = {split: epath.Path(args.folder) / split for split in splits}
-    pairs = {
-        split: find_pairs(folder, args.blurred)
-        for split, folder in (folders or {UNDIVIDED: args.folder}).items()
-    }
-    tfds.display_progress_bar(True)
-    encoded = {split: _encoded(split, found, args) for split, found in pairs.items()}
-    PairsBuilder(data_dir=args.out, splits=encoded).download_and_prepare()
-    counts = ", ".join(_count(split, len(found), args) for split, found in pairs.items())
+    benchmark = BENCHMARKS.get(args.source) if not Path(args.source).is_dir() else None
+    if benchmark is not None and args.out is None:
+        args.out = f"data/{args.source}"
+    _check(args, benchmark)
+    out = Path(args.out)
+    make_folder(out)
+    _clear_what_was_stopped(out)
+    with contextlib.ExitStack() as stack:
+        if benchmark is None:
+            splits = _splits_of_folder(args.source, args.blurred)
+        else:
+            splits = _splits_of_benchmark(benchmark, args, out, stack)
+        tfds.display_progress_bar(True)
+        PairsBuilder(
+            data_dir=args.out,
+            splits={split: _encoded(split, found, args) for split, found in splits.items()},
+            several=any(isinstance(sharp, tuple) for _, sharp in _all_pairs(splits)),
+            **({"description": benchmark.title} if benchmark else {}),
+        ).download_and_prepare()
+    shutil.rmtree(out / _DOWNLOADS, ignore_errors=True)
+    counts = ", ".join(_count(split, len(found), args) for split, found in splits.items())
     print(f"{counts} are in {args.out}")
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, benchmark: Benchmark | None) -> None:
+    if args.out is None:
+        raise PairError("OUT is missing: the folder to make")
+    if benchmark is None and args.manual_dir is not None:
+        raise PairError(f"{args.source}: --manual_dir is for a benchmark: {', '.join(BENCHMARKS)}")
     if args.augment and args.patch_size is None:
         raise PairError("--augment makes patches: give --patch_size too")
     for name in ("patch_size", "patches_per_picture"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise PairError(f"--{name} must be at least 1, not {value}")
-    if is_prepared(args.folder):
-        raise PairError(f"{args.folder}: is prepared already")
+    if benchmark is None and is_prepared(args.source):
+        raise PairError(f"{args.source}: is prepared already")
     if is_prepared(args.out):
         raise PairError(f"{args.out}: holds a prepared data set; nothing was overwritten")
+
+
+def _clear_what_was_stopped(out: Path) -> None:
+    """What an earlier run left that was killed; archives that it fetched whole stay."""
+    for leftover in [*out.glob(f"{_UNPACKED}*"), *(out / NAME).glob("incomplete.*")]:
+        shutil.rmtree(leftover)
+
+
+def _splits_of_folder(source: str, blurred: str) -> Splits:
+    folders = {split: epath.Path(source) / split for split in available_splits(source, blurred)}
+    return {
+        split: find_pairs(folder, blurred)
+        for split, folder in (folders or {UNDIVIDED: source}).items()
+    }
+
+
+def _splits_of_benchmark(
+    benchmark: Benchmark, args: argparse.Namespace, out: Path, stack: contextlib.ExitStack
+) -> Splits:
+    """Finds the pairs in what was given or fetched, unpacked for as long as ``stack`` lives."""
+    if args.manual_dir is not None:
+        source = Path(args.manual_dir)
+        if not source.exists():
+            raise ArchiveError(f"{source}: no such file or folder")
+    elif benchmark.downloads:
+        source = out / _DOWNLOADS
+        make_folder(source)
+        for wanted in benchmark.downloads:
+            download(wanted, source)
+    else:
+        raise ArchiveError(
+            f"{args.source} has no stable address: get it from {benchmark.homepage}, and give "
+            "--manual_dir ARCHIVE_OR_FOLDER"
+        )
+    if source.is_dir() and (splits := benchmark.find(source, args.blurred)):
+        return splits
+    archives = [source] if source.is_file() else sorted(filter(is_archive, source.iterdir()))
+    unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_UNPACKED, dir=out)))
+    for archive in archives:
+        unpack(archive, unpacked)
+    splits = benchmark.find(unpacked, args.blurred)
+    if not splits:
+        raise PairError(
+            f"{source}: holds no pairs of {args.source} in a layout that is known; it comes from "
+            f"{benchmark.homepage}"
+        )
+    return splits
+
+
+def _all_pairs(splits: Splits):
+    return (pair for found in splits.values() for pair in found.values())
 
 
 def _encoded(split: str, pairs: PairFiles, args: argparse.Namespace) -> Iterator[EncodedPair]:

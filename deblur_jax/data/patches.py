@@ -12,8 +12,8 @@ from deblur_jax.data.prepared import EncodedPair
 from deblur_jax.data.transforms import augmented_patch, random_patch
 from deblur_jax.images import read_png, read_rgb
 
-PairFiles = Mapping[str, tuple[epath.Path, epath.Path]]
-"""Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them."""
+PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
+"""Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
 
 
 def encoded_pairs(pairs: PairFiles) -> Iterator[EncodedPair]:
@@ -23,7 +23,10 @@ def encoded_pairs(pairs: PairFiles) -> Iterator[EncodedPair]:
         ImageError: if a picture is broken.
     """
     for name, (blurred, sharp) in pairs.items():
-        yield name, read_png(blurred), read_png(sharp)
+        if isinstance(sharp, tuple):
+            yield name, read_png(blurred), [read_png(frame) for frame in sharp]
+        else:
+            yield name, read_png(blurred), read_png(sharp)
 
 
 def encoded_patches(

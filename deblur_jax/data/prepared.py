@@ -2,11 +2,12 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from PIL import Image
 
 from deblur_jax.data.folder import PairError
 from deblur_jax.images import PathLike
@@ -16,8 +17,8 @@ NAME = "pairs"
 VERSION = "1.0.0"
 
 
-EncodedPair = tuple[str, bytes, bytes]
-"""Name, blurred and sharp; the pictures as RGB PNGs."""
+EncodedPair = tuple[str, bytes, bytes | list[bytes]]
+"""Name, blurred and sharp; the pictures as RGB PNGs. Sharp may be several: see ``Frames``."""
 
 
 class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -26,21 +27,34 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Args:
         data_dir: where the data set goes, below ``pairs/1.0.0``.
         splits: for each split its pairs.
+        several: whether each blurred picture has several sharp ones.
+        description: of the data set.
     """
 
     VERSION = tfds.core.Version(VERSION)
     name = NAME
 
-    def __init__(self, *, data_dir: PathLike, splits: dict[str, Iterable[EncodedPair]]):
+    def __init__(
+        self,
+        *,
+        data_dir: PathLike,
+        splits: dict[str, Iterable[EncodedPair]],
+        several: bool = False,
+        description: str = "Pairs of a blurred picture and its sharp original.",
+    ):
         self._pairs = splits
+        self._several = several
+        self._description = description
         super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
-        features = {"name": tfds.features.Text(), "blurred": picture, "sharp": picture}
+        # As bytes: pictures in a sequence could only be decoded all at once.
+        sharp = tfds.features.Sequence(tfds.features.Text()) if self._several else picture
+        features = {"name": tfds.features.Text(), "blurred": picture, "sharp": sharp}
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Pairs of a blurred picture and its sharp original.",
+            description=self._description,
             features=tfds.features.FeaturesDict(features),
         )
 
@@ -54,8 +68,8 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _examples(self, pairs):
         for name, blurred, sharp in pairs:
             # Encoded bytes pass through TFDS untouched; arrays it would encode with TensorFlow.
-            pictures = {"blurred": io.BytesIO(blurred), "sharp": io.BytesIO(sharp)}
-            yield name, {"name": name, **pictures}
+            sharp = sharp if self._several else io.BytesIO(sharp)
+            yield name, {"name": name, "blurred": io.BytesIO(blurred), "sharp": sharp}
 
 
 class PreparedPairs:
@@ -72,7 +86,9 @@ class PreparedPairs:
                 f"{folder}: has no split {split!r}, only {', '.join(builder.info.splits)}"
             )
         self._records = builder.as_data_source(split)
-        undecoded = dict.fromkeys(("blurred", "sharp"), tfds.decode.SkipDecoding())
+        self._several = isinstance(builder.info.features["sharp"], tfds.features.Sequence)
+        pictures = ("blurred",) if self._several else ("blurred", "sharp")
+        undecoded = dict.fromkeys(pictures, tfds.decode.SkipDecoding())
         stored = [_text(r["name"]) for r in builder.as_data_source(split, decoders=undecoded)]
         self._order = sorted(range(len(stored)), key=stored.__getitem__)
         self.names = [stored[i] for i in self._order]
@@ -81,9 +97,25 @@ class PreparedPairs:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
+        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8; or sharp ``Frames``."""
         record = self._records[self._order[index]]
-        return {"blurred": record["blurred"], "sharp": record["sharp"]}
+        sharp = Frames(record["sharp"]) if self._several else record["sharp"]
+        return {"blurred": record["blurred"], "sharp": sharp}
+
+
+class Frames(Sequence[np.ndarray]):
+    """Sharp pictures of one scene, any of them the truth, each decoded when it is asked for."""
+
+    def __init__(self, encoded: Sequence[bytes]):
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Frame ``index``: (h, w, 3) uint8."""
+        with Image.open(io.BytesIO(self._encoded[index])) as picture:
+            return np.asarray(picture.convert("RGB"))
 
 
 def is_prepared(folder: PathLike) -> bool:
