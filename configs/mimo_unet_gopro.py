@@ -1,9 +1,10 @@
 """MIMO-UNet on GoPro: the recipe of the paper's official code.
 
+    python -m deblur_jax prepare gopro --manual_dir GOPRO_Large.zip
     python train.py --config configs/mimo_unet_gopro.py --workdir runs/mimo_unet
-    python evaluate.py --weights runs/mimo_unet --data data/GOPRO_Large --out runs/mimo_unet/test
+    python evaluate.py --weights runs/mimo_unet --protocol gopro
 
-The data set goes to data/GOPRO_Large (train/ and test/ in it), or --config.data.train names it.
+The unpacked folder will do as well: --config.data.train=GOPRO_Large, --data GOPRO_Large.
 Hardware: one GPU, or any number that divides the batch of 4. Not run here.
 Expected: GoPro test, PSNR 31.73 dB (paper; reproductions by others 31.36 to 31.60).
 
@@ -25,7 +26,7 @@ def get_config() -> Config:
         num_steps=3000 * STEPS_PER_EPOCH,
         model=ModelConfig(name="mimo_unet"),
         data=DataConfig(
-            train="data/GOPRO_Large",
+            train="data/gopro",
             validation_fraction=0.05,
             patch_size=256,
             cache_gib=12.0,  # all of the training set, decoded

@@ -1,9 +1,10 @@
 """MIMO-UNet+ on GoPro: the recipe of the paper's official code.
 
+    python -m deblur_jax prepare gopro --manual_dir GOPRO_Large.zip
     python train.py --config configs/mimo_unet_plus_gopro.py --workdir runs/plus
-    python evaluate.py --weights runs/plus --data data/GOPRO_Large --out runs/plus/test
+    python evaluate.py --weights runs/plus --protocol gopro
 
-The data set goes to data/GOPRO_Large (train/ and test/ in it), or --config.data.train names it.
+The unpacked folder will do as well: --config.data.train=GOPRO_Large, --data GOPRO_Large.
 Hardware: one GPU, or any number that divides the batch of 4. Not run here.
 Expected: GoPro test, PSNR 32.45 dB (paper).
 
@@ -25,7 +26,7 @@ def get_config() -> Config:
         num_steps=3000 * STEPS_PER_EPOCH,
         model=ModelConfig(name="mimo_unet_plus"),
         data=DataConfig(
-            train="data/GOPRO_Large",
+            train="data/gopro",
             validation_fraction=0.05,
             patch_size=256,
             cache_gib=12.0,  # all of the training set, decoded

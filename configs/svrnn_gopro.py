@@ -1,19 +1,20 @@
 r"""SVRNN on GoPro: the recipe of the paper's official code.
 
+    python -m deblur_jax prepare gopro --manual_dir GOPRO_Large.zip
     python train.py --config configs/svrnn_gopro.py --workdir runs/svrnn
-    python evaluate.py --weights runs/svrnn --data data/GOPRO_Large --out runs/svrnn/test
+    python evaluate.py --weights runs/svrnn --protocol gopro
 
-The data set goes to data/GOPRO_Large (train/ and test/ in it), or --config.data.train names it.
+The unpacked folder will do as well: --config.data.train=GOPRO_Large, --data GOPRO_Large.
 Hardware: one GPU, or any number that divides the batch of 20. Not run here.
-Expected: GoPro test, PSNR 29.19 dB (paper; its SSIM of 0.931 is in another mode than ours).
+Expected: GoPro test, PSNR 29.19 dB and SSIM 0.931 (paper).
 
 Differences from the official training: patches are cut at random from `blur`; whole epochs are
 drawn without repetition; sequences are held out of training to choose the best checkpoint. The
 official patches were cut beforehand and augmented (turned, mirrored, rescaled by 0.9 to 1.1, their
 colours permuted), 125 or more a frame, and seem to come from `blur_gamma`. For that:
 
-    python -m deblur_jax prepare data/GOPRO_Large data/gopro_patches --blurred blur_gamma \
-        --patch_size 128 --patches_per_picture 125 --augment
+    python -m deblur_jax prepare gopro data/gopro_patches --manual_dir GOPRO_Large.zip \
+        --blurred blur_gamma --patch_size 128 --patches_per_picture 125 --augment
     python train.py --config configs/svrnn_gopro.py --config.data.train=data/gopro_patches ...
 
 The paper's own start of the weight generator, VGG-16 trained on ImageNet (the official code starts
@@ -33,7 +34,7 @@ def get_config() -> Config:
         num_steps=200_000,
         model=ModelConfig(name="svrnn"),
         data=DataConfig(
-            train="data/GOPRO_Large",
+            train="data/gopro",
             validation_fraction=0.05,
             patch_size=128,
             cache_gib=12.0,  # all of the training set, decoded

@@ -91,12 +91,15 @@ def table(summary: dict[str, Any]) -> str:
 def markdown(summary: dict[str, Any]) -> str:
     """A table with this run beside the published rows of its protocol."""
     protocol = PROTOCOLS[summary.get("protocol", "folder")]
+    method = summary.get("model", "this run")
+    if summary.get("ensemble"):
+        method += f", {summary['ensemble']}"
     lines = [
         f"# {protocol.title}",
         "",
         "| method | PSNR | SSIM | |",
         "|---|---|---|---|",
-        f"| **{summary.get('model', 'this run')}** | **{summary['psnr']:.2f}** | "
+        f"| **{method}** | **{summary['psnr']:.2f}** | "
         f"**{summary['ssim']:.4f}** | measured by this run |",
         f"| the blurred pictures | {summary['psnr_blurred']:.2f} | {summary['ssim_blurred']:.4f} | "
         "measured by this run |",
