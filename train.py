@@ -2,19 +2,29 @@
 
 Any field of the config may be replaced: ``--config.optimizer.learning_rate=2e-4``. The same command
 goes on from the newest checkpoint in the workdir.
+
+On the hosts of a TPU pod or a Slurm job the same command runs on each, and they find each other;
+elsewhere ``--coordinator HOST:PORT --num_processes N --process_id I`` tells them.
 """
 
 import sys
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from deblur_jax import distributed
 from deblur_jax.config import Config, ConfigError, field_names, unknown_field_message
 from deblur_jax.errors import one_line_errors
 from deblur_jax.training import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.")
+_PROCESSES = [
+    flags.DEFINE_string("coordinator", None, distributed.FLAGS["coordinator"][1]),
+    flags.DEFINE_integer("num_processes", None, distributed.FLAGS["num_processes"][1]),
+    flags.DEFINE_integer("process_id", None, distributed.FLAGS["process_id"][1]),
+]
 
 
 def main(argv: list[str]) -> None:
@@ -25,7 +35,10 @@ def main(argv: list[str]) -> None:
         if not isinstance(config, Config):
             file = config_flags.get_config_filename(flags.FLAGS["config"])
             raise ConfigError(f"--config {file}: no such file, or it returns no Config")
+        distributed.initialize(*(flag.value for flag in _PROCESSES))
         outcome = train(config.validate().freeze(), _WORKDIR.value)
+    if jax.process_index() != 0:
+        return
     if outcome.finished:
         best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
         print(f"trained {outcome.step} steps{best}: weights in {_WORKDIR.value}")

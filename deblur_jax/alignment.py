@@ -5,6 +5,7 @@ costs about 2.4 dB unless it is undone before measuring. OpenCV does that, and i
 else: ``pip install opencv-python-headless``.
 """
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def align(restored: np.ndarray, sharp: np.ndarray) -> Aligned:
     Raises:
         AlignmentError: without OpenCV.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     height, width = sharp.shape[:2]
     energy = float(np.sum(restored * restored, dtype=np.float64))
     factor = float(np.sum(sharp * restored, dtype=np.float64)) / energy if energy else 1.0
@@ -82,7 +83,12 @@ def align(restored: np.ndarray, sharp: np.ndarray) -> Aligned:
     return Aligned(warped * mask, sharp * mask, mask, True)
 
 
-def _opencv():
+def opencv() -> ModuleType:
+    """OpenCV.
+
+    Raises:
+        AlignmentError: if it is not installed.
+    """
     try:
         import cv2
     except ImportError:

@@ -172,7 +172,7 @@ def weights_folder(path: PathLike) -> epath.Path:
     if not checkpoints.exists():
         raise CheckpointError(
             f"{path}: no weights here; expected the --workdir of a training run, one of its "
-            "checkpoints, or a folder that `python -m deblur_jax convert` made"
+            "checkpoints, a folder that `python -m deblur_jax convert` made, or an official file"
         )
     manager = _manager(checkpoints, keep=1, read_only=True)
     best, latest = _best_step(manager), manager.latest_step()

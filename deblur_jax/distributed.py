@@ -13,11 +13,18 @@ _HEARTBEAT_SECONDS = 30
 _BARRIER_SECONDS = 24 * 3600
 
 
+FLAGS = {
+    "coordinator": (str, "host:port of process 0, for several processes"),
+    "num_processes": (int, "how many there are"),
+    "process_id": (int, "which one this is, from 0"),
+}
+"""What tells processes of each other: type and help by name."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that tell processes of each other; none where a cluster is found."""
-    parser.add_argument("--coordinator", help="host:port of process 0, for several processes")
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--process_id", type=int)
+    """Adds ``FLAGS`` to a parser."""
+    for name, (kind, text) in FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
 
 
 def initialize(
@@ -26,6 +33,9 @@ def initialize(
     process_id: int | None,
 ) -> None:
     """Joins the other processes; does nothing for a single one. Comes before any use of devices.
+
+    Where none of the arguments is given, a cluster that JAX knows (the hosts of a TPU pod, Slurm,
+    Open MPI) is joined if there is one.
 
     Args:
         coordinator: host:port of process 0.
@@ -37,6 +47,8 @@ def initialize(
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if not any(given):
+        if _is_in_cluster():
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
         return
     if not all(given):
         raise ConfigError("--coordinator, --num_processes and --process_id are given together")
@@ -50,6 +62,12 @@ def initialize(
         process_id,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
+
+
+def _is_in_cluster() -> bool:
+    sizes = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    has_tpu = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+    return has_tpu or any(size.isdigit() and int(size) > 1 for size in sizes)
 
 
 def _keep_stdout_for_results() -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from etils import epath
 
 from deblur_jax import metrics, report
+from deblur_jax.alignment import opencv
+from deblur_jax.config import ConfigError
 from deblur_jax.cost import multiply_accumulates
 from deblur_jax.data import PairSource
 from deblur_jax.distributed import wait_for_all
@@ -66,11 +68,15 @@ def evaluate(
     Raises:
         ImageError: if a picture can't be read or written.
         MetricError: if a pair can't be measured in this mode.
+        AlignmentError: in mode ``realblur``, without OpenCV.
+        ConfigError: for more devices than there are.
     """
+    if mode == "realblur":
+        opencv()
     out = epath.Path(out)
     process, processes = jax.process_index(), jax.process_count()
     share = range(process, len(pairs), processes)
-    parallel = ParallelRestorer(restorer, jax.local_devices()[:num_devices])
+    parallel = ParallelRestorer(restorer, _devices(num_devices))
     rows = _evaluate_share(parallel, pairs, share, out, mode)
     shares = out / _SHARES
     make_folder(shares)
@@ -90,6 +96,13 @@ def evaluate(
     summary = report.summarize(rows, **described)
     report.write_all(out, summary, pairs)
     return summary
+
+
+def _devices(count: int | None) -> list[jax.Device]:
+    available = jax.local_devices()
+    if count is not None and not 1 <= count <= len(available):
+        raise ConfigError(f"--num_devices is 1 to {len(available)} on this machine, not {count}")
+    return available[:count]
 
 
 def _evaluate_share(parallel, pairs, share, out, mode) -> list[report.Row]:
@@ -149,8 +162,11 @@ def _batches_of_one_size(jobs: Iterator[_Job], batch_size: int) -> Iterator[list
 
 
 def _score_and_save(job: _Job, restored: np.ndarray, out: epath.Path, mode: str) -> report.Row:
-    before, sharp = metrics.best_score(job.blurred, job.sharp, mode)
-    after, sharp = metrics.best_score(restored, job.sharp, mode)
+    try:
+        before, sharp = metrics.best_score(job.blurred, job.sharp, mode)
+        after, sharp = metrics.best_score(restored, job.sharp, mode)
+    except metrics.MetricError as error:
+        raise metrics.MetricError(f"{job.name}: {error}") from None
     row = report.Row(
         name=job.name,
         height=sharp.shape[0],

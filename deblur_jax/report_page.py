@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ def _starts(length: int) -> list[int]:
 
 
 def _histogram(gains: list[float]) -> Image.Image:
+    gains = [gain for gain in gains if math.isfinite(gain)]
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.hist(gains, bins=min(40, max(5, len(gains) // 3)), color=_BLUE)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from deblur_jax import metrics
@@ -27,6 +28,7 @@ from deblur_jax.progress import progress_bar
 from deblur_jax.run_log import RunLog
 from deblur_jax.sharding import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.train_step import TrainState, init_state, make_train_step
+from deblur_jax.watchdog import watch_other_processes
 
 _SIZES = ("name", "base_channels", "num_res_blocks", "rnn_channels", "guidance_channels")
 
@@ -108,6 +110,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         stack.callback(checkpoints.close)
         stack.callback(log.close)
         stack.enter_context(contextlib.closing(batches))
+        stack.enter_context(watch_other_processes())
         stop = stack.enter_context(_StopSignal())
         bar = stack.enter_context(
             progress_bar(desc="training", unit="step", initial=start_step, total=config.num_steps)
@@ -115,7 +118,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         monitor = _Monitor(config, schedule, log, bar)
         step = start_step
         batches_on_device = prefetch_to_device(batches, batch_sharding(mesh))
-        while step < config.num_steps and not stop.requested:
+        while step < config.num_steps and not stop.is_requested(step):
             _profile(config, workdir, step - start_step)
             state, step_metrics = train_step(state, next(batches_on_device))
             monitor.follow(step, step_metrics)
@@ -234,24 +237,33 @@ class _Monitor:
 
 
 class _StopSignal:
-    """Turns the first SIGTERM or Ctrl-C into a request; a second Ctrl-C stops at once."""
+    """Turns the first SIGTERM or Ctrl-C into a request; a second Ctrl-C stops at once.
+
+    Of several processes any one may get SIGTERM: JAX tells the others, and all stop at one step.
+    """
 
     def __init__(self):
-        self.requested = False
+        self._requested = False
+        self._alone = jax.process_count() == 1
 
     def __enter__(self):
-        self._previous = {s: signal.signal(s, self._request) for s in self._signals}
+        signals = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
+        self._previous = {s: signal.signal(s, self._request) for s in signals}
         return self
 
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    _signals = (signal.SIGTERM, signal.SIGINT)
+    def is_requested(self, step: int) -> bool:
+        """Whether to stop before ``step``."""
+        if self._alone:
+            return self._requested
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def _request(self, number, frame):
         del frame
-        self.requested = True
+        self._requested = True
         tqdm.write(f"{signal.Signals(number).name}: saving a checkpoint after this step")
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 

@@ -1,16 +1,19 @@
 import concurrent.futures
 import csv
 import json
+import shutil
 import socket
 
 import numpy as np
 import pytest
 
 from deblur_jax import report
+from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.evaluation import evaluate
 from deblur_jax.images import read_rgb, to_uint8
 from deblur_jax.inference import Restorer
+from deblur_jax.metrics import MetricError
 from tests.commands import run_script
 
 
@@ -81,6 +84,25 @@ def test_the_command(make_pairs, tiny_weights):
     assert printed["mode"] == "matlab"
     assert {"mode", "count", "psnr", "ssim", "per_image"} <= set(printed)
     assert "published: Cho et al. 2021" in (out / "results.md").read_text()
+
+
+def test_a_pair_that_cannot_be_measured_is_named(make_pairs, tiny_weights, tmp_path):
+    pairs = open_pairs(str(make_pairs({"small": (8, 40)})), "test")
+    restorer = Restorer.load(tiny_weights)
+    with pytest.raises(MetricError, match="small: mode skimage needs pictures of at least 11x11"):
+        evaluate(restorer, pairs, tmp_path / "out", mode="skimage")
+    with pytest.raises(ConfigError, match="--num_devices is 1 to 8 on this machine, not 9"):
+        evaluate(restorer, pairs, tmp_path / "out", num_devices=9)
+
+
+def test_a_pair_that_is_equal_has_no_finite_score(make_pairs, tiny_weights, tmp_path):
+    root = make_pairs({"equal": (16, 16), "other": (16, 16)})
+    shutil.copy(root / "blur/equal.png", root / "sharp/equal.png")
+    out = tmp_path / "out"
+    summary = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), out)
+    assert summary["psnr_blurred"] == np.inf
+    assert json.loads((out / "results.json").read_text())["psnr_blurred"] is None
+    assert (out / "report.html").exists()
 
 
 @pytest.mark.parametrize("mode", ["float", "matlab"])
