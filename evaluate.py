@@ -5,6 +5,7 @@ import argparse
 from etils import epath
 
 from deblur_jax import distributed
+from deblur_jax.compilation import keep_compiled_programs
 from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.ensemble import ENSEMBLES
@@ -19,6 +20,7 @@ from deblur_jax.report import markdown, table, to_json
 def main() -> None:
     """Parses, evaluates, prints the table."""
     args = _parse_args()
+    keep_compiled_programs()
     with one_line_errors():
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         protocol = PROTOCOLS[args.protocol]

@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from deblur_jax import distributed
+from deblur_jax.compilation import keep_compiled_programs
 from deblur_jax.config import Config, ConfigError, field_names, unknown_field_message
 from deblur_jax.errors import one_line_errors
 from deblur_jax.training import train
@@ -30,6 +31,7 @@ _PROCESSES = [
 def main(argv: list[str]) -> None:
     """Trains, and says where the weights are."""
     del argv
+    keep_compiled_programs()
     with one_line_errors():
         config = _CONFIG.value
         if not isinstance(config, Config):

@@ -3,6 +3,7 @@
 import argparse
 
 from deblur_jax.commands import analyse, convert, prepare, restore, score
+from deblur_jax.compilation import keep_compiled_programs
 from deblur_jax.errors import one_line_errors
 
 
@@ -13,6 +14,7 @@ def main() -> None:
     for command in (restore, convert, prepare, score, analyse):
         command.add_parser(commands)
     args = parser.parse_args()
+    keep_compiled_programs()
     with one_line_errors():
         args.run(args)
 

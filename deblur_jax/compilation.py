@@ -1,4 +1,9 @@
-"""How programs are compiled."""
+"""How programs are compiled, and kept."""
+
+import os
+from pathlib import Path
+
+import jax
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -14,3 +19,14 @@ def compiler_options(platform: str) -> dict[str, str]:
     if platform == "cpu":
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     return {}
+
+
+def keep_compiled_programs() -> None:
+    """Has programs compiled by one run of a command ready for the next.
+
+    They go to ``JAX_COMPILATION_CACHE_DIR``, if that is set, else to ``deblur_jax`` in the user's
+    folder for caches.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "deblur_jax"))

@@ -22,7 +22,7 @@ from deblur_jax.errors import UserError
 from deblur_jax.images import PathLike
 from deblur_jax.inference import Restorer, count_params
 from deblur_jax.losses import make_loss
-from deblur_jax.models import build_from_config
+from deblur_jax.models import initialize
 from deblur_jax.optim import make_optimizer, make_schedule
 from deblur_jax.progress import progress_bar
 from deblur_jax.run_log import RunLog
@@ -73,8 +73,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     training_pairs, validation_pairs = open_training_pairs(config.data, config.seed)
 
     # ------------------------------------------------------------------ network, optimiser, state
-    model = build_from_config(config.model, rngs=nnx.Rngs(config.seed), platform=platform)
-    graphdef, params = nnx.split(model)
+    graphdef, params = initialize(config.model, seed=config.seed, platform=platform)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     schedule = make_schedule(config.optimizer, config.num_steps)
     train_step = make_train_step(

@@ -59,11 +59,9 @@ def tiny_config():
 @pytest.fixture
 def tiny_weights(tmp_path, tiny_config):
     """A weights folder with a random tiny network."""
-    from flax import nnx
-
     from deblur_jax.checkpoint import save_weights
-    from deblur_jax.models import build_from_config
+    from deblur_jax.models import initialize
 
-    model = build_from_config(tiny_config.model, rngs=nnx.Rngs(0))
-    save_weights(tmp_path / "weights", nnx.state(model), tiny_config)
+    _, params = initialize(tiny_config.model, seed=0)
+    save_weights(tmp_path / "weights", params, tiny_config)
     return tmp_path / "weights"

@@ -18,6 +18,7 @@ from deblur_jax.convert.caffe import (
     params_from_convolutions,
 )
 from deblur_jax.models.svrnn import SVRNN
+from tests.golden import zeros
 
 FOLDER = Path(__file__).parent / "goldens" / "svrnn"
 
@@ -35,7 +36,7 @@ def recorded(name: str):
 @functools.cache
 def network():
     """The graphdef, precise, and the golden parameters."""
-    graphdef, params = nnx.split(SVRNN(rngs=nnx.Rngs(0), precision="highest"))
+    graphdef, params = zeros(lambda: SVRNN(rngs=nnx.Rngs(0), precision="highest"))
     golden = {}
     for layer, (name, (kernel, bias)) in enumerate(convolutions_from_params(params).items()):
         gain = _GAINS.get(name, np.sqrt(2))

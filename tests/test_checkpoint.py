@@ -5,7 +5,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from deblur_jax.checkpoint import (
     CheckpointError,
@@ -15,13 +14,13 @@ from deblur_jax.checkpoint import (
     save_weights,
     weights_folder,
 )
-from deblur_jax.models import build_from_config
+from deblur_jax.models import initialize
 from deblur_jax.train_step import init_state
 
 
 @pytest.fixture
 def state(tiny_config):
-    params = nnx.state(build_from_config(tiny_config.model, rngs=nnx.Rngs(0)))
+    _, params = initialize(tiny_config.model, seed=0)
     return init_state(params, optax.adam(1e-3))
 
 

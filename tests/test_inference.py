@@ -9,7 +9,7 @@ from PIL import Image
 
 from deblur_jax import Restorer
 from deblur_jax.inference import make_restore_fn, plan_sizes
-from deblur_jax.models import build_from_config
+from deblur_jax.models import initialize
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def picture(*shape, dtype=np.float32):
 
 
 def test_an_aligned_picture_is_the_networks_output(restorer, tiny_config):
-    model = build_from_config(tiny_config.model, rngs=nnx.Rngs(0))
+    model = nnx.merge(*initialize(tiny_config.model, seed=0))
     image = picture(16, 24, 3)
-    expected = np.clip(model(image[None])[0][0], 0, 1)
+    expected = np.clip(jax.jit(lambda x: model(x)[0])(image[None])[0], 0, 1)
     np.testing.assert_allclose(restorer(image), expected, atol=1e-6)
 
 
@@ -89,8 +89,8 @@ def test_the_function_underneath_is_pure(restorer, tiny_config):
     at_once = restorer.restore_fn(restorer.params, images)
     one_by_one = jnp.stack([restorer.restore_fn(restorer.params, i[None])[0] for i in images])
     np.testing.assert_allclose(at_once, one_by_one, atol=1e-6)
-    model = build_from_config(tiny_config.model, rngs=nnx.Rngs(0))
-    restore = make_restore_fn(nnx.graphdef(model))
+    graphdef, _ = initialize(tiny_config.model, seed=0)
+    restore = make_restore_fn(graphdef)
     sensitivity = jax.grad(lambda x: restore(restorer.params, x)[0, 4, 4, 0])(images)
     assert np.isfinite(sensitivity).all()
     assert np.abs(sensitivity[0]).max() > 0

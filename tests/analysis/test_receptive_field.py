@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from flax import nnx
 
 from deblur_jax.analysis.gates import gate_maps
 from deblur_jax.analysis.receptive_field import (
@@ -9,7 +8,7 @@ from deblur_jax.analysis.receptive_field import (
     without_recurrences,
 )
 from deblur_jax.config import Config, ModelConfig
-from deblur_jax.models import build_from_config
+from deblur_jax.models import initialize
 
 SVRNN = Config(model=ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2))
 PICTURE = np.random.default_rng(0).random((96, 104, 3), np.float32)
@@ -18,7 +17,7 @@ PICTURE = np.random.default_rng(0).random((96, 104, 3), np.float32)
 @pytest.fixture(scope="module")
 def params():
     """A network whose gates are wide open, all 0.95 and up."""
-    params = nnx.state(build_from_config(SVRNN.model, rngs=nnx.Rngs(0)))
+    _, params = initialize(SVRNN.model, seed=0)
     for stage in params["stages"].values():
         stage["conv_gates"]["bias"][...] = np.full(16, 2.0, np.float32)
     return params

@@ -2,19 +2,18 @@ import json
 
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from deblur_jax.checkpoint import save_weights
 from deblur_jax.config import Config, ModelConfig
-from deblur_jax.models import build_from_config
+from deblur_jax.models import initialize
 from tests.commands import run_command
 
 
 @pytest.fixture
 def svrnn_weights(tmp_path):
     config = Config(model=ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2))
-    params = nnx.state(build_from_config(config.model, rngs=nnx.Rngs(0)))
+    _, params = initialize(config.model, seed=0)
     save_weights(tmp_path / "svrnn", params, config)
     return tmp_path / "svrnn"
 

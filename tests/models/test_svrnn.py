@@ -6,7 +6,7 @@ from flax import nnx
 
 from deblur_jax.models import svrnn
 from tests import svrnn_golden
-from tests.golden import relative_error
+from tests.golden import relative_error, zeros
 
 GRADIENT_TOLERANCE = 1e-4
 
@@ -42,8 +42,8 @@ def activations(monkeypatch):
     """Every activation of the golden run by its official name."""
     _, params = svrnn_golden.network()
     recorder = Recorder(monkeypatch)
-    model = svrnn.SVRNN(rngs=nnx.Rngs(0), precision="highest")
-    nnx.update(model, params)
+    graphdef, _ = zeros(lambda: svrnn.SVRNN(rngs=nnx.Rngs(0), precision="highest"))
+    model = nnx.merge(graphdef, params)
     restored = model(svrnn_golden.blurred())[0]
     out = recorder.outputs
     # In the order of the calls: 13 convolutions of the guidance, 2 of the features, 4 stages of 2
