@@ -28,7 +28,9 @@ def main() -> None:
         if data is None:
             raise ConfigError("--data is missing: a folder of pairs, or give a --protocol")
         pairs = open_pairs(data, args.split, length=args.length, size=args.size)
-        restorer = Restorer.load(args.weights, precision=args.precision, ensemble=args.ensemble)
+        restorer = Restorer.load(
+            args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble
+        )
         described = {
             "protocol": args.protocol,
             "weights": args.weights,
@@ -38,6 +40,7 @@ def main() -> None:
             "dtype": restorer.config.model.dtype,
             "precision": args.precision,
             "ensemble": args.ensemble,
+            "ema": args.ema or None,
         }
         out = args.out or _default_out(args.weights)
         summary = evaluate(
@@ -85,6 +88,9 @@ def _parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
+    )
+    parser.add_argument(
+        "--ema", action="store_true", help="use the moving average of a run that kept one"
     )
     parser.add_argument(
         "--out", help="where results and pictures go (default: evaluation/ in --weights)"

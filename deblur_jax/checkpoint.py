@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
@@ -23,6 +24,7 @@ from deblur_jax.models import build_from_config
 from deblur_jax.train_step import TrainState
 
 CHECKPOINTS = "checkpoints"
+PARAMS, EMA = "params", "ema"
 _BEST_METRIC = "validation_psnr"
 
 
@@ -60,9 +62,11 @@ class Checkpoints:
         if step is None:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        wanted = {PARAMS: abstract.params, "optimizer": _optimizer_item(abstract)}
+        if template.ema is not None and (self._folder / str(step) / EMA).exists():
+            wanted[EMA] = abstract.ema
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params),
-            optimizer=ocp.args.StandardRestore(_optimizer_item(abstract)),
+            **{name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         )
         try:
             restored = self._manager.restore(step, args=items)
@@ -73,12 +77,16 @@ class Checkpoints:
                 f"{self._folder / str(step)}: damaged, or of another network{advice} "
                 f"({_first_line(error)})"
             ) from error
-        optimizer = restored["optimizer"]
+        optimizer, ema = restored["optimizer"], None
+        if template.ema is not None:
+            # A run that kept no average until now starts it from its parameters.
+            ema = restored[EMA] if EMA in wanted else jax.tree.map(jnp.copy, restored[PARAMS])
         return TrainState(
-            step=jax.device_put(jax.numpy.int32(step), template.step.sharding),
-            params=restored["params"],
+            step=jax.device_put(jnp.int32(step), template.step.sharding),
+            params=restored[PARAMS],
             opt_state=optimizer["state"],
             skipped=optimizer["skipped"],
+            ema=ema,
         )
 
     def save(self, step: int, state: TrainState, validation_psnr: float | None) -> None:
@@ -87,10 +95,12 @@ class Checkpoints:
         Raises:
             CheckpointError: naming the folder.
         """
+        averages = {} if state.ema is None else {EMA: ocp.args.StandardSave(state.ema)}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(_optimizer_item(state)),
             config=ocp.args.JsonSave(_describe(self._config)),
+            **averages,
         )
         metrics = None if validation_psnr is None else {_BEST_METRIC: validation_psnr}
         with _errors_naming(self._folder):
@@ -134,7 +144,8 @@ class Checkpoints:
             ("seed", self._config.seed, stored.seed),
             ("batch_size", self._config.batch_size, stored.batch_size),
         ):
-            if ours != theirs:
+            accepted = name == "batch_size" and self._config.accept_batch_size
+            if ours != theirs and not accepted:
                 raise CheckpointError(
                     f"{self._folder.parent}: was started with config.{name} {theirs}, not {ours}: "
                     "go on with that, or choose another --workdir"
@@ -198,12 +209,15 @@ def load_config(folder: PathLike) -> Config:
         raise CheckpointError(f"{folder}: its configuration is damaged ({error})") from error
 
 
-def load_weights(path: PathLike, device: jax.Device | None = None) -> tuple[Config, nnx.State]:
+def load_weights(
+    path: PathLike, device: jax.Device | None = None, *, ema: bool = False
+) -> tuple[Config, nnx.State]:
     """Reads the parameters of a weights folder, a checkpoint or a workdir.
 
     Args:
         path: see ``weights_folder``.
         device: where the parameters go; the first one by default.
+        ema: their moving average instead.
 
     Raises:
         CheckpointError: if there are none, or they are damaged.
@@ -215,10 +229,13 @@ def load_weights(path: PathLike, device: jax.Device | None = None) -> tuple[Conf
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
     )
-    items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+    name = EMA if ema else PARAMS
+    if not (folder / name).exists():
+        raise CheckpointError(f"{folder}: keeps no moving average (config.ema_decay was not set)")
+    items = ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract)})
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            params = reader.restore(folder, args=items)["params"]
+            params = reader.restore(folder, args=items)[name]
     except Exception as error:
         message = f"{folder}: its parameters are damaged ({_first_line(error)})"
         raise CheckpointError(message) from error

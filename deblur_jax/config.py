@@ -126,6 +126,13 @@ class Config(_Section):
     seed: int = 0
     batch_size: int = 4
     """Global: pictures per step over all devices and processes."""
+    per_device_batch: int | None = None
+    """Sets ``batch_size``: times all devices, times ``accumulation_steps``."""
+    accumulation_steps: int = 1
+    """Parts that a device computes its share of a batch in, one after the other: the same step in
+    less memory."""
+    accept_batch_size: bool = False
+    """Go on with a run that another ``batch_size`` began: its data is then cut otherwise."""
     num_steps: int = 1000
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -138,6 +145,8 @@ class Config(_Section):
     """Steps between checkpoints, each with a validation."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep, besides the best."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the parameters, with this weight of the past."""
     max_skipped_steps: int = 0
     """Steps with a non-finite loss or gradient to pass over before the run stops."""
     profile: bool = False
@@ -152,6 +161,13 @@ class Config(_Section):
         positive = ("batch_size", "num_steps", "log_every", "checkpoint_every", "keep_checkpoints")
         for name in positive:
             _require(getattr(self, name) >= 1, name, "must be at least 1")
+        parts = self.accumulation_steps
+        _require(parts >= 1, "accumulation_steps", "must be at least 1")
+        _require(self.batch_size % parts == 0, "accumulation_steps", "must divide batch_size")
+        per_device = self.per_device_batch
+        _require(per_device is None or per_device >= 1, "per_device_batch", "must be at least 1")
+        decay = self.ema_decay
+        _require(decay is None or 0 < decay < 1, "ema_decay", "is between 0 and 1")
         _require(self.max_skipped_steps >= 0, "max_skipped_steps", "must not be negative")
         whole = self.model.name != "vgg16"
         _require(whole, "model.name", "vgg16 is a part of svrnn, for config.init_from")

@@ -93,17 +93,18 @@ class Restorer:
         self._planned: dict[Size, Size] = {}
 
     @classmethod
-    def load(cls, path: PathLike, **options) -> Self:
+    def load(cls, path: PathLike, *, ema: bool = False, **options) -> Self:
         """Loads a weights folder, a checkpoint, the workdir of a training run, or an official file.
 
         Args:
             path: see ``weights.load_weights``.
+            ema: use the moving average of the parameters, of a run that kept one.
             **options: ``device``, ``precision`` and ``ensemble`` of the constructor.
 
         Raises:
             CheckpointError, WeightFileError: if there are no weights, or they are damaged.
         """
-        config, params = load_weights(path, options.get("device"))
+        config, params = load_weights(path, options.get("device"), ema=ema)
         return cls(config, params, **options)
 
     def with_params(self, params: nnx.State) -> Self:

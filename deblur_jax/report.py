@@ -18,6 +18,7 @@ from deblur_jax.protocols import PROTOCOLS
 from deblur_jax.report_page import page
 
 _CAPTION_HEIGHT = 22
+_TOLD = ("weights", "ema", "data", "split", "mode", "ensemble", "dtype", "precision", "devices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,17 @@ def facts(summary: dict[str, Any]) -> dict[str, str]:
     """What else a reader should know of a run, in words."""
     told = {
         key: str(summary[key])
-        for key in ("weights", "data", "split", "mode", "ensemble", "dtype", "precision", "devices")
+        for key in (
+            "weights",
+            "data",
+            "split",
+            "mode",
+            "ensemble",
+            "ema",
+            "dtype",
+            "precision",
+            "devices",
+        )
         if summary.get(key) is not None
     }
     told["pictures"] = str(summary["count"])

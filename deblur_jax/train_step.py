@@ -1,5 +1,6 @@
 """The training step: a pure function of a state and a batch."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,13 +24,18 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     skipped: jax.Array
     """() int32: steps passed over for a non-finite loss or gradient."""
+    ema: nnx.State | None = None
+    """Moving average of the parameters, where one is kept."""
 
 
-def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: nnx.State, optimizer: optax.GradientTransformation, *, with_ema: bool = False
+) -> TrainState:
     """The state before the first step."""
     # Two zeros, not one twice: the step donates its state, and a buffer can be donated once.
     step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    return TrainState(step, params, optimizer.init(params), skipped)
+    ema = jax.tree.map(jnp.copy, params) if with_ema else None
+    return TrainState(step, params, optimizer.init(params), skipped, ema)
 
 
 def make_train_step(
@@ -39,6 +45,8 @@ def make_train_step(
     *,
     seed: int,
     mesh: Mesh,
+    accumulation_steps: int = 1,
+    ema_decay: float | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the compiled step ``(state, batch) -> (state, metrics)``.
 
@@ -52,6 +60,8 @@ def make_train_step(
         optimizer: an optax transformation.
         seed: of the dropout masks.
         mesh: from ``sharding.data_mesh``.
+        accumulation_steps: parts that a device's rows are computed in, one after the other.
+        ema_decay: weight of the past in ``state.ema``; None if there is none.
 
     Returns:
         The step. It donates ``state``: the argument must not be used afterwards. ``batch`` holds
@@ -67,8 +77,13 @@ def make_train_step(
 
     def step(state: TrainState, batch):
         dropout_keys = _row_keys(seed, state.step, len(batch["blurred"]))
-        value_and_grad = jax.value_and_grad(local_loss, has_aux=True)
-        (loss, terms), grads = value_and_grad(state.params, batch, dropout_keys)
+        (loss, terms), grads = _mean_over_parts(
+            functools.partial(jax.value_and_grad(local_loss, has_aux=True), state.params),
+            (batch, dropout_keys),
+            accumulation_steps,
+            # On the CPU the gradient of a convolution in a loop is ten times slower.
+            unroll=mesh.devices.flat[0].platform == "cpu",
+        )
         loss, terms, grads = jax.lax.pmean((loss, terms, grads), DATA_AXIS)
 
         gradient_norm = optax.tree.norm(grads)
@@ -80,14 +95,33 @@ def make_train_step(
             (params, opt_state),
             (state.params, state.opt_state),
         )
+        ema = None
+        if ema_decay is not None:
+            weight = jnp.where(finite, 1 - ema_decay, 0.0)
+            ema = jax.tree.map(lambda e, p: e + weight * (p - e), state.ema, params)
         skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         metrics = {"loss": loss, **terms, "gradient_norm": gradient_norm, "skipped": skipped}
-        return TrainState(state.step + 1, params, opt_state, skipped), metrics
+        return TrainState(state.step + 1, params, opt_state, skipped, ema), metrics
 
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False
     )
     return jax.jit(sharded, donate_argnums=0)
+
+
+def _mean_over_parts(function, rows, parts: int, unroll: bool):
+    """The mean of ``function(*rows)`` over equal parts of the rows."""
+    if parts == 1:
+        return function(*rows)
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), rows)
+    shapes = jax.eval_shape(lambda rows: function(*rows), jax.tree.map(lambda x: x[0], split))
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(*part)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, split, unroll=unroll)
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 def _row_keys(seed: int, step: jax.Array, local_rows: int) -> jax.Array:

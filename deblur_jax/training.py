@@ -68,7 +68,8 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     """
     # ----------------------------------------------------------------------------- devices, data
     workdir = epath.Path(workdir)
-    mesh = data_mesh(config.batch_size)
+    config = _with_global_batch(config)
+    mesh = data_mesh(config.batch_size // config.accumulation_steps)
     platform = mesh.devices.flat[0].platform
     training_pairs, validation_pairs = open_training_pairs(config.data, config.seed)
 
@@ -77,7 +78,13 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     schedule = make_schedule(config.optimizer, config.num_steps)
     train_step = make_train_step(
-        graphdef, make_loss(config.loss), optimizer, seed=config.seed, mesh=mesh
+        graphdef,
+        make_loss(config.loss),
+        optimizer,
+        seed=config.seed,
+        mesh=mesh,
+        accumulation_steps=config.accumulation_steps,
+        ema_decay=config.ema_decay,
     )
     checkpoints = Checkpoints(workdir, config)
     state = _starting_state(config, params, optimizer, checkpoints, mesh)
@@ -136,10 +143,19 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         return Outcome(step, finished, checkpoints.best_step())
 
 
+def _with_global_batch(config: Config) -> Config:
+    """The configuration with the ``batch_size`` that ``per_device_batch`` means here."""
+    if config.per_device_batch is None:
+        return config
+    rows = config.per_device_batch * jax.device_count() * config.accumulation_steps
+    return dataclasses.replace(config, batch_size=rows).freeze()
+
+
 def _starting_state(config, params, optimizer, checkpoints, mesh) -> TrainState:
     if config.init_from is not None:
         params = _params_to_start_from(config, params)
-    state = jax.device_put(init_state(params, optimizer), replicated(mesh))
+    start = init_state(params, optimizer, with_ema=config.ema_decay is not None)
+    state = jax.device_put(start, replicated(mesh))
     return checkpoints.restore(state) or state
 
 
@@ -163,10 +179,25 @@ def _params_to_start_from(config: Config, params: nnx.State) -> nnx.State:
 def _validate(
     restorer: Restorer, pairs: PairSource | None, state: TrainState, log: RunLog
 ) -> float | None:
-    """Mean PSNR over the validation pairs; None without any, or if it is not finite."""
+    """Mean PSNR over the validation pairs; None without any, or if it is not finite.
+
+    That of the moving average, where one is kept, is logged beside it.
+    """
     if pairs is None:
         return None
-    restorer = restorer.with_params(jax.device_get(state.params))
+    step, means = int(state.step), {}
+    named = {"validation_psnr": state.params}
+    if state.ema is not None:
+        named["validation_psnr_ema"] = state.ema
+    for name, params in named.items():
+        shown = log if name == "validation_psnr" else None
+        means |= _validate_params(restorer, pairs, params, name, step, shown)
+    log.row(step, means)
+    return means["validation_psnr"] if np.isfinite(means["validation_psnr"]) else None
+
+
+def _validate_params(restorer, pairs, params, name, step, log: RunLog | None) -> dict[str, float]:
+    restorer = restorer.with_params(jax.device_get(params))
     scores, scores_blurred = [], []
     for index in range(len(pairs)):
         pair = pairs[index]
@@ -174,14 +205,9 @@ def _validate(
         restored = restorer(blurred)
         scores.append(float(metrics.psnr(restored, sharp)))
         scores_blurred.append(float(metrics.psnr(blurred, sharp)))
-        if index == 0:
-            log.picture(int(state.step), np.concatenate([blurred, restored, sharp], axis=1))
-    means = {
-        "validation_psnr": float(np.mean(scores)),
-        "validation_psnr_blurred": float(np.mean(scores_blurred)),
-    }
-    log.row(int(state.step), means)
-    return means["validation_psnr"] if np.isfinite(means["validation_psnr"]) else None
+        if index == 0 and log is not None:
+            log.picture(step, np.concatenate([blurred, restored, sharp], axis=1))
+    return {name: float(np.mean(scores)), "validation_psnr_blurred": float(np.mean(scores_blurred))}
 
 
 class _Monitor:

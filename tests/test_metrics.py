@@ -192,3 +192,13 @@ def test_no_tpu_rounds_to_bfloat16(mode):
     program = metrics._scores.lower(picture, picture, mode=mode).compile().as_text()
     assert "f32[" in program
     assert "bf16" not in program
+
+
+def test_no_tpu_rounds_what_was_aligned():
+    sharding = jax.sharding.SingleDeviceSharding(topology_mesh("v5e:2x2").devices[0])
+    picture, mask = (
+        jax.ShapeDtypeStruct((64, 96, channels), jnp.float32, sharding=sharding)
+        for channels in (3, 1)
+    )
+    program = metrics._scores_on_mask.lower(picture, picture, mask).compile().as_text()
+    assert "bf16" not in program

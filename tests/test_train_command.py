@@ -50,6 +50,7 @@ def final_bits(workdir):
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_twice_ends_bit_identical_to_an_undisturbed_one(tmp_path):
     """SIGTERM first, which saves; then kill -9, which can't; each somewhere in the run."""
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
@@ -75,6 +76,7 @@ def test_a_run_cut_off_twice_ends_bit_identical_to_an_undisturbed_one(tmp_path):
     assert final_bits(disturbed) == final_bits(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_stops_the_run_and_keeps_what_there_was(tmp_path):
     """No file may grow beyond 4 kB, as if the disk were full: the checkpoint can't be written."""
     assert run_train(tmp_path, "--config.num_steps=10").returncode == 0

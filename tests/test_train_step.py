@@ -146,3 +146,36 @@ def test_the_only_collective_is_one_all_reduce():
     assert program.count(" all-reduce(") == 1
     for collective in (" all-gather(", " all-to-all(", " collective-permute(", " reduce-scatter("):
         assert collective not in program
+
+
+def run_with(**options):
+    """A few steps on two devices: the states after each, and their metrics."""
+    mesh = data_mesh(2, jax.devices()[:2])
+    graphdef, params = tiny_network()
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(graphdef, mimo_unet_loss, optimizer, seed=0, mesh=mesh, **options)
+    with_ema = "ema_decay" in options
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer, with_ema=with_ema)
+    state, states = jax.device_put(state, replicated(mesh)), []
+    for seed in range(2):
+        batch = jax.device_put(random_batch(seed), batch_sharding(mesh))
+        state, metrics = step(state, batch)
+        states.append(jax.device_get((state, metrics)))
+    return states
+
+
+def test_a_batch_in_parts_is_the_same_step_and_averages_follow():
+    """Dropout is on: a row has its mask whatever part it is in."""
+    whole, parts = run_with(), run_with(accumulation_steps=4, ema_decay=0.75)
+    for (state, metrics), (state_in_parts, metrics_in_parts) in zip(whole, parts, strict=True):
+        for name, value in metrics.items():
+            assert float(metrics_in_parts[name]) == pytest.approx(float(value), rel=1e-5), name
+        leaves = (jax.tree.leaves(s.params) for s in (state_in_parts, state))
+        for ours, theirs in zip(*leaves, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+    (first, _), (second, _) = parts
+    trees = (tiny_network()[1], first.params, second.params, second.ema)
+    for start, one, two, average in zip(*map(jax.tree.leaves, trees), strict=True):
+        after_one = 0.75 * np.asarray(start) + 0.25 * one
+        np.testing.assert_allclose(average, 0.75 * after_one + 0.25 * two, rtol=1e-4, atol=1e-6)

@@ -142,11 +142,41 @@ def test_steps_without_a_finite_loss_may_be_passed_over(tiny_config, workdir):
     assert np.isfinite(flat(load_weights(workdir)[1])).all()
 
 
-def test_another_batch_size_is_refused(tiny_config, workdir):
+def test_another_batch_size_is_refused_unless_asked_for(tiny_config, workdir):
     train(copy(tiny_config), workdir)
-    tiny_config.batch_size = 4
+    tiny_config.batch_size, tiny_config.num_steps = 4, 8
     with pytest.raises(CheckpointError, match=r"was started with config\.batch_size 2, not 4"):
         train(copy(tiny_config), workdir)
+    tiny_config.accept_batch_size = True
+    assert train(copy(tiny_config), workdir).step == 8
+
+
+def test_a_moving_average_is_saved_and_evaluated_apart(tiny_config, workdir):
+    """Begun in the middle of a run, and gone on with."""
+    tiny_config.num_steps = 2
+    train(copy(tiny_config), workdir)
+    with pytest.raises(CheckpointError, match="keeps no moving average"):
+        load_weights(workdir, ema=True)
+    begun_from = flat(load_weights(workdir)[1])
+    tiny_config.num_steps, tiny_config.ema_decay = 4, 0.5
+    train(copy(tiny_config), workdir)
+    tiny_config.num_steps = 6
+    train(copy(tiny_config), workdir)
+    newest = workdir / "checkpoints/6"
+    params, ema = (flat(load_weights(newest, ema=ema)[1]) for ema in (False, True))
+    between = np.linalg.norm(ema - params) / np.linalg.norm(begun_from - params)
+    assert 0.01 < between < 1
+    rows = {r["step"]: r for r in log_rows(workdir) if "validation_psnr_ema" in r}
+    assert list(rows) == [4, 6]
+    assert rows[6]["validation_psnr_ema"] != rows[6]["validation_psnr"]
+
+
+def test_the_batch_follows_the_devices(tiny_config, workdir):
+    tiny_config.per_device_batch, tiny_config.accumulation_steps = 1, 2
+    tiny_config.batch_size, tiny_config.num_steps = 2, 1
+    assert train(copy(tiny_config), workdir).finished
+    config, _ = load_weights(workdir)
+    assert config.batch_size == 2 * len(jax.devices())
 
 
 def test_real_pairs_and_their_held_out_sequences(tiny_config, workdir, make_pairs):

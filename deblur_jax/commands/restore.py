@@ -39,6 +39,9 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
     )
+    parser.add_argument(
+        "--ema", action="store_true", help="use the moving average of a run that kept one"
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
             pictures failed.
     """
     jobs = plan_targets(args.pictures, Path(args.out))
-    restorer = Restorer.load(args.weights, ensemble=args.ensemble)
+    restorer = Restorer.load(args.weights, ema=args.ema, ensemble=args.ensemble)
     failures = []
 
     readable = []

@@ -1,0 +1,97 @@
+"""``python -m deblur_jax pod --config FILE --topology v5e:16x16``: a run planned without TPUs."""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+from deblur_jax.config import Config, ConfigError
+from deblur_jax.pod import Plan, plan_inference, plan_training
+
+_GIB = 2**30
+
+
+def add_parser(commands) -> None:
+    """Adds the command to ``commands``."""
+    parser = commands.add_parser("pod", help="plan a run on TPUs: memory, operations, days")
+    parser.add_argument("--config", required=True, help="the experiment: a file of configs/")
+    parser.add_argument("--topology", required=True, help='the TPUs, as "v5e:16x16"')
+    parser.add_argument("--what", choices=("training", "inference"), default="training")
+    parser.add_argument("--size", default="1280x720", help="of a picture to restore (1280x720)")
+    parser.add_argument("--per_device_batch", type=int, help="replaces the config's batch_size")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Plans, and prints the plan.
+
+    Raises:
+        ConfigError: if the config can't be read, or the topology is unknown.
+    """
+    config = _read_config(args.config)
+    if args.per_device_batch is not None:
+        config = dataclasses.replace(config, per_device_batch=args.per_device_batch)
+    config = config.validate()
+    if args.what == "training":
+        plan = plan_training(config, args.topology)
+    else:
+        plan = plan_inference(config, args.topology, _size(args.size))
+    print(json.dumps(plan.to_dict(), indent=2) if args.json else _table(plan))
+
+
+def _read_config(file: str) -> Config:
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"--config {file}: no such file")
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, Config):
+        raise ConfigError(f"--config {file}: returns no Config")
+    return config
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or 0 in (int(match[1]), int(match[2])):
+        raise ConfigError(f"--size {text}: expected width x height, as in 1280x720")
+    return int(match[2]), int(match[1])
+
+
+def _table(plan: Plan) -> str:
+    share = 100 * plan.needed_bytes / plan.hbm_bytes
+    lines = [
+        f"{plan.topology}: {plan.used_devices} of {plan.devices} chips, batch {plan.batch_size}; "
+        "compiled, not run",
+        f"memory        {plan.needed_bytes / _GIB:.2f} of {plan.hbm_bytes / _GIB:.0f} GiB a chip "
+        f"({share:.0f} %)",
+    ]
+    if plan.fits:
+        lines += [
+            f"  arguments   {plan.argument_bytes / _GIB:.2f} GiB",
+            f"  temporaries {plan.temp_bytes / _GIB:.2f} GiB",
+            f"bytes         {plan.bytes_per_step / 1e9:.1f} GB a step through memory, all chips "
+            "(loops counted once)",
+            *(
+                f"{name:<13} {found['count']} of {found['bytes'] / 1e6:.1f} MB in all"
+                for name, found in plan.collectives.items()
+            ),
+        ]
+    else:
+        excess = (plan.needed_bytes - plan.hbm_bytes) / _GIB
+        lines.append(
+            f"DOES NOT FIT: {excess:.2f} GiB too much a chip. Less is needed by a smaller batch a "
+            "chip (more chips, or accumulation_steps), and by model.dtype bfloat16"
+        )
+    lines += [
+        f"operations    {plan.flops_per_step / 1e12:.2f} T a step, all chips",
+        f"compiled in   {plan.compile_seconds:.0f} s",
+        f"a step        {1e3 * plan.step_seconds_bound:.2f} ms at least",
+    ]
+    if plan.days_bound is not None:
+        lines.append(f"the recipe    {plan.days_bound:.2f} days at least")
+    return "\n".join(lines)

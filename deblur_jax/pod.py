@@ -1,0 +1,281 @@
+"""Plans a run on TPUs that are not there: compiles its program for them and reads what it needs.
+
+Everything here comes from the compiler (libtpu) and from counting; nothing was run on a TPU. The
+bound on a step's time assumes that the chip does nothing but multiply, or nothing but move bytes,
+whichever takes longer, at the speeds its maker publishes: no run is faster.
+"""
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from deblur_jax.config import Config, ConfigError
+from deblur_jax.cost import multiply_accumulates
+from deblur_jax.inference import make_restore_fn
+from deblur_jax.losses import make_loss
+from deblur_jax.models import build_from_config
+from deblur_jax.optim import make_optimizer
+from deblur_jax.sharding import DATA_AXIS, batch_sharding, data_mesh, replicated
+from deblur_jax.train_step import init_state, make_train_step
+
+_GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What its maker publishes of a TPU chip."""
+
+    flops: float
+    """Per second, bfloat16 products; float32 at default precision uses them too."""
+    bytes_per_second: float
+    """To and from its HBM."""
+    hbm_bytes: int
+
+
+CHIPS = {
+    "v4": Chip(275e12, 1228e9, 32 * _GIB),
+    "v5e": Chip(197e12, 819e9, 16 * _GIB),
+    "v5p": Chip(459e12, 2765e9, 95 * _GIB),
+    "v6e": Chip(918e12, 1640e9, 32 * _GIB),
+}
+
+_PASSES = {None: 1, "default": 1, "high": 3, "highest": 6}
+"""bfloat16 products that one float32 product is made of, by precision."""
+
+_COLLECTIVE = re.compile(
+    r"= (?P<type>\(?[a-z0-9]+\[.*?) (?P<name>all-reduce|all-gather|reduce-scatter|all-to-all|"
+    r"collective-permute)(?:-start)?\("
+)
+_ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
+_EXHAUSTED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a program needs, a device each, unless it says otherwise.
+
+    Attributes:
+        topology, devices, used_devices: the chips, and how many the batch divides over.
+        batch_size: global.
+        fits: whether its memory does.
+        hbm_bytes: available.
+        needed_bytes: at the peak; where it does not fit, as the compiler says.
+        argument_bytes, temp_bytes: of that, what stays and what comes and goes.
+        flops_per_step: of the products, over all devices.
+        bytes_per_step: through HBM, as the compiler counts them: what is in a loop, once.
+        collectives: each kind with its number and bytes.
+        compile_seconds: here.
+        step_seconds_bound: no step can be faster.
+        days_bound: for the whole recipe; None for inference.
+    """
+
+    topology: str
+    devices: int
+    used_devices: int
+    batch_size: int
+    fits: bool
+    hbm_bytes: int
+    needed_bytes: int
+    argument_bytes: int | None
+    temp_bytes: int | None
+    flops_per_step: float
+    bytes_per_step: float | None
+    collectives: dict[str, dict[str, int]] | None
+    compile_seconds: float
+    step_seconds_bound: float
+    days_bound: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields."""
+        return dataclasses.asdict(self)
+
+
+def plan_training(config: Config, topology: str) -> Plan:
+    """Compiles the train step of a configuration.
+
+    Args:
+        config: validated.
+        topology: as "v5e:4x4".
+
+    Raises:
+        ConfigError: without libtpu, or for a topology that it does not know.
+    """
+    devices = _topology_devices(topology)
+    if config.per_device_batch is not None:
+        rows = config.per_device_batch * len(devices) * config.accumulation_steps
+        config = dataclasses.replace(config, batch_size=rows)
+    mesh = data_mesh(config.batch_size // config.accumulation_steps, devices)
+    graphdef, params = nnx.split(
+        nnx.eval_shape(lambda: build_from_config(config.model, rngs=nnx.Rngs(0), platform="tpu"))
+    )
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    loss = make_loss(config.loss)
+    step = make_train_step(
+        graphdef,
+        loss,
+        optimizer,
+        seed=config.seed,
+        mesh=mesh,
+        accumulation_steps=config.accumulation_steps,
+        ema_decay=config.ema_decay,
+    )
+    with_ema = config.ema_decay is not None
+    state = jax.eval_shape(lambda p: init_state(p, optimizer, with_ema=with_ema), params)
+    size = config.data.patch_size
+    pictures = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8)
+    batch = {"blurred": pictures, "sharp": pictures}
+
+    one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+    def gradient(params, blurred, sharp):
+        return jax.grad(lambda p: loss(nnx.merge(graphdef, p)(blurred), sharp)[0])(params)
+
+    macs = multiply_accumulates(gradient, params, one, one) * config.batch_size
+    arguments = (_placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh)))
+    return _plan(
+        topology,
+        step,
+        arguments,
+        mesh,
+        len(devices),
+        config,
+        macs,
+        config.batch_size,
+        config.num_steps,
+    )
+
+
+def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan:
+    """Compiles the restoration of one picture on each device.
+
+    Args:
+        config: of the network.
+        topology: as "v5e:4x4".
+        size: height and width; rounded up to the network's multiple.
+
+    Raises:
+        ConfigError: without libtpu, or for a topology that it does not know.
+    """
+    devices = _topology_devices(topology)
+    mesh = Mesh(np.array(devices[:1]), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    model = nnx.eval_shape(
+        lambda: build_from_config(config.model, rngs=nnx.Rngs(0), platform="tpu")
+    )
+    graphdef, params = nnx.split(model)
+    height, width = (-(-side // model.size_multiple) * model.size_multiple for side in size)
+    picture = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    restore = make_restore_fn(graphdef)
+    macs = multiply_accumulates(restore, params, picture)
+    arguments = _placed((params, picture), replicated(mesh))
+    return _plan(topology, jax.jit(restore), arguments, mesh, len(devices), config, macs, 1, None)
+
+
+def _plan(
+    topology, function: Callable, arguments, mesh: Mesh, devices, config, macs, rows, num_steps
+) -> Plan:
+    chip = CHIPS[topology.partition(":")[0]]
+    passes = _PASSES[config.model.precision] if config.model.dtype == "float32" else 1
+    arithmetic = 2 * macs * passes / mesh.size / chip.flops
+    start = time.perf_counter()
+    described = {
+        "topology": topology,
+        "devices": devices,
+        "used_devices": mesh.size,
+        "batch_size": rows,
+        "hbm_bytes": chip.hbm_bytes,
+        "flops_per_step": float(2 * macs),
+    }
+    try:
+        program = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _EXHAUSTED.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
+            raise
+        return Plan(
+            fits=False,
+            needed_bytes=_bytes(*needed.group(1, 2)),
+            argument_bytes=None,
+            temp_bytes=None,
+            bytes_per_step=None,
+            collectives=None,
+            compile_seconds=time.perf_counter() - start,
+            step_seconds_bound=arithmetic,
+            days_bound=_days(arithmetic, num_steps),
+            **described,
+        )
+    seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    moved = float(program.cost_analysis().get("bytes accessed", 0.0))
+    bound = max(arithmetic, moved / chip.bytes_per_second)
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    return Plan(
+        fits=True,
+        needed_bytes=needed,
+        argument_bytes=memory.argument_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+        bytes_per_step=moved * mesh.size,
+        collectives=collectives_in(program.as_text()),
+        compile_seconds=seconds,
+        step_seconds_bound=bound,
+        days_bound=_days(bound, num_steps),
+        **described,
+    )
+
+
+def collectives_in(program: str) -> dict[str, dict[str, int]]:
+    """The collectives of an optimised program, by kind: how many, and the bytes they return."""
+    count, size = Counter(), Counter()
+    for match in _COLLECTIVE.finditer(program):
+        name = match["name"]
+        count[name] += 1
+        size[name] += sum(_array_bytes(*array) for array in _ARRAY.findall(match["type"]))
+    return {name: {"count": count[name], "bytes": size[name]} for name in sorted(count)}
+
+
+def _array_bytes(kind: str, bits: str, dimensions: str) -> int:
+    del kind
+    sides = [int(side) for side in dimensions.split(",") if side]
+    return math.prod(sides) * int(bits) // 8
+
+
+def _topology_devices(topology: str) -> list[jax.Device]:
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise ConfigError(f"--topology {topology}: known are {', '.join(CHIPS)}, as in v5e:4x4")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"--topology {topology}: {reason} (libtpu is needed: pip install 'jax[tpu]==0.10.2')"
+        ) from None
+
+
+def _placed(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _days(step_seconds: float, num_steps: int | None) -> float | None:
+    return None if num_steps is None else step_seconds * num_steps / 86_400
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit])
