@@ -27,6 +27,11 @@ def main() -> None:
         data, mode = args.data or protocol.data, args.mode or protocol.mode
         if data is None:
             raise ConfigError("--data is missing: a folder of pairs, or give a --protocol")
+        if args.data is None and not epath.Path(data).exists():
+            raise ConfigError(
+                f"{data}: not there; `python -m deblur_jax prepare {args.protocol}` makes it, or "
+                "--data names another folder"
+            )
         pairs = open_pairs(data, args.split, length=args.length, size=args.size)
         restorer = Restorer.load(
             args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble

@@ -155,3 +155,9 @@ def test_a_wrong_argument_gets_one_line(tiny_weights, tmp_path, weights, data, m
     assert line.startswith("error: ")
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_benchmark_that_is_not_there_says_how_to_make_it(tiny_weights):
+    result = run_script("evaluate.py", "--weights", tiny_weights, "--protocol", "hide")
+    assert result.returncode == 1
+    assert "data/hide: not there; `python -m deblur_jax prepare hide` makes it" in result.stderr

@@ -1,6 +1,7 @@
 """The networks, by name."""
 
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -96,9 +97,17 @@ def initialize(
     Returns:
         ``graphdef, params``, for ``nnx.merge``.
     """
+    graphdef, start = _start(tuple(dataclasses.asdict(config).items()), platform)
+    return graphdef, start(jax.random.key(seed))
 
-    def build() -> nnx.Module:
-        return build_from_config(config, rngs=nnx.Rngs(seed), platform=platform)
 
-    graphdef = nnx.graphdef(nnx.eval_shape(build))
-    return graphdef, jax.jit(lambda: nnx.state(build()))()
+@functools.lru_cache(maxsize=8)
+def _start(fields: tuple, platform: str):
+    """The structure of a network, and the compiled function from a random key to parameters."""
+    config = ModelConfig(**dict(fields))
+
+    def build(key: jax.Array) -> nnx.Module:
+        return build_from_config(config, rngs=nnx.Rngs(key), platform=platform)
+
+    graphdef = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
+    return graphdef, jax.jit(lambda key: nnx.state(build(key)))
