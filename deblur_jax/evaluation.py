@@ -197,7 +197,8 @@ def measure_speed(restorer: Restorer, size: tuple[int, int]) -> dict[str, Any]:
         size: height and width.
 
     Returns:
-        ``seconds``, the median of ``runs`` after one that does not count; ``compile_seconds``;
+        ``seconds``, the median of ``runs`` after one that does not count; ``compile_seconds``,
+        short where the compilation cache had the program;
         ``device``; ``size``, after padding; ``multiply_accumulates`` of one picture; and
         ``peak_bytes``, the device's, or where it does not count them the program's own.
     """

@@ -258,6 +258,7 @@ def _topology_devices(topology: str) -> list[jax.Device]:
     if name not in CHIPS:
         raise ConfigError(f"--topology {topology}: known are {', '.join(CHIPS)}, as in v5e:4x4")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor a TPU to be the only user of
     from jax.experimental import topologies
 
     try:

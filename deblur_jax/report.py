@@ -140,7 +140,8 @@ def facts(summary: dict[str, Any]) -> dict[str, str]:
         height, width = speed["size"]
         told["speed"] = (
             f"{speed['seconds']:.3f} s a picture of {width}x{height} on one {speed['device']}, the "
-            f"median of {speed['runs']} (compiled in {speed['compile_seconds']:.1f} s before)"
+            f"median of {speed['runs']} (compiled, or loaded from the cache, in "
+            f"{speed['compile_seconds']:.1f} s before)"
         )
         told["multiply-accumulates"] = f"{speed['multiply_accumulates'] / 1e9:.1f} G a picture"
         told["memory"] = f"{speed['peak_bytes'] / 2**30:.2f} GiB at the peak"
