@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from deblur_jax import distributed
 from deblur_jax.compilation import keep_compiled_programs
 from deblur_jax.config import Config, ConfigError, field_names, unknown_field_message
+from deblur_jax.cpu import keep_freed_memory, use_all_cores
 from deblur_jax.errors import one_line_errors
 from deblur_jax.training import train
 
@@ -32,12 +33,14 @@ def main(argv: list[str]) -> None:
     """Trains, and says where the weights are."""
     del argv
     keep_compiled_programs()
+    keep_freed_memory()
     with one_line_errors():
         config = _CONFIG.value
         if not isinstance(config, Config):
             file = config_flags.get_config_filename(flags.FLAGS["config"])
             raise ConfigError(f"--config {file}: no such file, or it returns no Config")
-        distributed.initialize(*(flag.value for flag in _PROCESSES))
+        if not distributed.initialize(*(flag.value for flag in _PROCESSES)):
+            use_all_cores()
         outcome = train(config.validate().freeze(), _WORKDIR.value)
     if jax.process_index() != 0:
         return

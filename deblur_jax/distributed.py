@@ -31,7 +31,7 @@ def initialize(
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
-) -> None:
+) -> bool:
     """Joins the other processes; does nothing for a single one. Comes before any use of devices.
 
     Where none of the arguments is given, a cluster that JAX knows (the hosts of a TPU pod, Slurm,
@@ -42,6 +42,9 @@ def initialize(
         num_processes: how many there are.
         process_id: of this one.
 
+    Returns:
+        Whether there are others.
+
     Raises:
         ConfigError: if only some of the three are given.
     """
@@ -49,7 +52,8 @@ def initialize(
     if not any(given):
         if _is_in_cluster():
             jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-        return
+            return True
+        return False
     if not all(given):
         raise ConfigError("--coordinator, --num_processes and --process_id are given together")
     if not 0 <= process_id < num_processes:
@@ -62,6 +66,7 @@ def initialize(
         process_id,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
+    return True
 
 
 def _is_in_cluster() -> bool:

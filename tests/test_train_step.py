@@ -15,7 +15,9 @@ from deblur_jax.train_step import init_state, make_train_step
 from tests import golden
 
 GRADIENT_NORM_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 5e-4}
-UPDATE_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 1e-2}
+# Half a unit in the last place of the start is enough to turn a ReLU over in the second step: then
+# the first convolution's update moves by 9e-4, and by 1e-4 where none is turned.
+UPDATE_TOLERANCE = {"mimo_unet": 2e-3, "mimo_unet_plus": 1e-2}
 
 
 @pytest.mark.parametrize("name", golden.MODELS)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deblur_jax.models.images import IMAGE_CHANNELS, check_images
-from deblur_jax.ops.conv import add_bias, concat_conv_1x1, upsampling_conv_4x4
+from deblur_jax.ops.conv import add_bias, concat_conv_1x1, conv_general_dilated, upsampling_conv_4x4
 from deblur_jax.ops.initializers import pytorch_default
 from deblur_jax.ops.resize import downsample_nearest
 
@@ -31,6 +31,7 @@ class Conv(nnx.Conv):
             (kernel_size, kernel_size),
             strides=stride,
             padding=kernel_size // 2,
+            conv_general_dilated=conv_general_dilated,
             kernel_init=start,
             bias_init=start,
             rngs=rngs,

@@ -17,6 +17,7 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models.images import IMAGE_CHANNELS, check_images
+from deblur_jax.ops.conv import conv_general_dilated
 from deblur_jax.ops.initializers import caffe_xavier
 from deblur_jax.ops.recurrence import DIRECTIONS, Implementation, four_way_recurrence
 from deblur_jax.ops.resize import upsample_caffe_bilinear, upsample_half_pixel_bilinear
@@ -36,6 +37,7 @@ class Conv(nnx.Conv):
             (kernel_size, kernel_size),
             strides=stride,
             padding=kernel_size // 2,
+            conv_general_dilated=conv_general_dilated,
             kernel_init=caffe_xavier(in_channels * kernel_size**2),
             bias_init=nnx.initializers.zeros_init(),
             rngs=rngs,

@@ -1,5 +1,6 @@
 """Convolutions in the form in which they cost least, on NHWC arrays with HWIO kernels."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +9,151 @@ import jax.numpy as jnp
 from deblur_jax.ops.resize import depth_to_space, downsample_nearest, upsample_nearest
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+_PIXELS_A_PRODUCT = 256
+"""At least so many terms are summed by one product of the kernel's gradient: fewer would spend the
+time on adding up the products."""
+
+_MIN_CHANNELS = 8
+"""Below, products of rows are so thin that XLA's own gradient is faster."""
+
+
+def conv_same(
+    inputs: jax.Array, kernel: jax.Array, *, precision: jax.lax.PrecisionLike = None
+) -> jax.Array:
+    """A convolution with stride 1, padded with zeros to the size of its input.
+
+    Its gradients are the ones that the CPU computes fast, in loops too; every other backend gets
+    XLA's own. Differentiable in reverse, any number of times, not forward (``jax.jvp``).
+
+    Args:
+        inputs: (b, h, w, i).
+        kernel: (k, k, i, o); output y sees inputs from y - (k - 1)//2 to y + k//2.
+        precision: of products, as ``jax.lax`` names it.
+
+    Returns:
+        (b, h, w, o).
+
+    Raises:
+        ValueError: for a kernel that is not square.
+    """
+    size = len(kernel)
+    if kernel.shape[1] != size:
+        raise ValueError(f"expected a square kernel, got {kernel.shape[:2]}")
+    return _conv(inputs, kernel, ((size - 1) // 2, size // 2), precision)
+
+
+def conv_general_dilated(
+    inputs: jax.Array, kernel: jax.Array, strides, padding, *, precision=None, **options
+) -> jax.Array:
+    """``jax.lax.conv_general_dilated`` for ``nnx.Conv``: ``conv_same`` wherever it is that."""
+    size = len(kernel)
+    if set(strides) == {1} and list(padding) == [((size - 1) // 2, size // 2)] * 2:
+        return conv_same(inputs, kernel, precision=precision)
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, strides, padding, precision=precision, **options
+    )
+
+
+def _plain_conv(inputs, kernel, padding, precision):
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (1, 1), [padding] * 2, dimension_numbers=_LAYOUT, precision=precision
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(inputs, kernel, padding, precision):
+    return _plain_conv(inputs, kernel, padding, precision)
+
+
+def _conv_forward(inputs, kernel, padding, precision):
+    return _plain_conv(inputs, kernel, padding, precision), (inputs, kernel)
+
+
+def _conv_backward(padding, precision, saved, cotangents):
+    inputs, kernel = saved
+
+    def by_flipped_kernel(kernel, cotangents):
+        flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        return _conv(cotangents, flipped, padding[::-1], precision)
+
+    def by_rows(inputs, cotangents):
+        return _kernel_gradient(inputs, cotangents, padding, precision).astype(kernel.dtype)
+
+    def inputs_by_xla(kernel, cotangents):
+        conv = functools.partial(_plain_conv, kernel=kernel, padding=padding, precision=precision)
+        return jax.linear_transpose(conv, inputs)(cotangents)[0]
+
+    def kernel_by_xla(inputs, cotangents):
+        conv = functools.partial(_plain_conv, inputs, padding=padding, precision=precision)
+        return jax.linear_transpose(conv, kernel)(cotangents)[0]
+
+    suits_rows = min(kernel.shape[2:]) >= _MIN_CHANNELS and inputs.shape[1] >= padding[0]
+    # Two choices, not one, so that a gradient that nobody asks for is left out.
+    return (
+        jax.lax.platform_dependent(
+            kernel, cotangents, cpu=by_flipped_kernel, default=inputs_by_xla
+        ),
+        jax.lax.platform_dependent(
+            inputs, cotangents, cpu=by_rows if suits_rows else kernel_by_xla, default=kernel_by_xla
+        ),
+    )
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient(inputs, cotangents, padding, precision):
+    """The gradient of a kernel as a sum of matrix products over rows of the picture.
+
+    Input pixels with their neighbours in the row, (pixels, k·i), times cotangents with their
+    neighbours in the column, (pixels, k·o), is the whole kernel's gradient in one product of good
+    shape. Only a few rows are ever copied.
+
+    Args:
+        inputs: (b, h, w, i).
+        cotangents: (b, h, w, o).
+        padding: before and after, k - 1 in all.
+        precision: of products.
+
+    Returns:
+        (k, k, i, o) float32.
+    """
+    b, h, w, i = inputs.shape
+    o = cotangents.shape[-1]
+    size = sum(padding) + 1
+    below, above = padding  # of an input, the outputs that it reaches
+    lines = _lines_a_product(b * w, h, at_least=max(below, 1))
+
+    def add_product(carry, start):
+        gradient, seen = carry
+        after = start + lines
+        following = jax.lax.dynamic_slice_in_dim(cotangents, after, lines, 1)
+        known = jnp.concatenate([seen, jnp.where(after < h, following, 0)], 1)
+        rows = jax.lax.dynamic_slice_in_dim(inputs, start, lines, 1)
+        rows = jnp.pad(rows, ((0, 0), (0, 0), padding, (0, 0)))
+        beside = jnp.concatenate([rows[:, :, k : k + w] for k in range(size)], -1)
+        in_column = jnp.concatenate([known[:, k : k + lines] for k in reversed(range(size))], -1)
+        product = jax.lax.dot_general(
+            beside.reshape(-1, size * i),
+            in_column.reshape(-1, size * o),
+            (((0,), (0,)), ((), ())),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        return (gradient + product, known[:, lines:]), None
+
+    gradient = jnp.zeros((size * i, size * o), jnp.float32)
+    nothing_above = jnp.zeros((b, above, w, o), cotangents.dtype)
+    seen = jnp.concatenate([nothing_above, cotangents[:, :lines]], 1)
+    (gradient, _), _ = jax.lax.scan(add_product, (gradient, seen), jnp.arange(0, h, lines))
+    return gradient.reshape(size, i, size, o).transpose(2, 0, 1, 3)
+
+
+def _lines_a_product(pixels_a_line: int, height: int, at_least: int) -> int:
+    """The fewest lines that divide the height and make a product of enough pixels."""
+    enough = max(at_least, -(-_PIXELS_A_PRODUCT // pixels_a_line))
+    return next((n for n in range(enough, height) if height % n == 0), height)
 
 
 def concat_conv_1x1(
@@ -38,9 +184,7 @@ def concat_conv_1x1(
         first_row += feature.shape[-1]
         if scale < 1:
             feature = downsample_nearest(feature, round(1 / scale))
-        product = jax.lax.conv_general_dilated(
-            feature, rows, (1, 1), "VALID", dimension_numbers=_LAYOUT, precision=precision
-        )
+        product = conv_same(feature, rows, precision=precision)
         if scale > 1:
             product = upsample_nearest(product, int(scale))
         total = product if total is None else total + product
@@ -69,9 +213,8 @@ def upsampling_conv_4x4(
     # Output 2t+p-1 reads inputs t-1 and t through taps p+2 and p, for phase p in (0, 1).
     taps = kernel.reshape(2, 2, 2, 2, i, o)[::-1, :, ::-1, :]
     phases = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, i, 4 * o)
-    padded = jax.lax.conv_general_dilated(
-        features, phases, (1, 1), [(1, 1), (1, 1)], dimension_numbers=_LAYOUT, precision=precision
-    )
+    features = jnp.pad(features, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    padded = conv_same(features, phases, precision=precision)
     return depth_to_space(padded, 2)[:, 1:-1, 1:-1, :]
 
 

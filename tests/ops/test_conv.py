@@ -1,10 +1,73 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deblur_jax.ops.conv import concat_conv_1x1, upsampling_conv_4x4
+from deblur_jax.ops.conv import concat_conv_1x1, conv_same, upsampling_conv_4x4
+
+
+def plain_conv(inputs, kernel):
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def random_arrays(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+@given(
+    b=st.integers(1, 2),
+    h=st.integers(1, 9),
+    w=st.sampled_from([1, 7, 130]),
+    channels=st.sampled_from([(3, 8), (8, 3), (8, 9), (16, 8)]),
+    size=st.sampled_from([1, 2, 3, 5, 11]),
+)
+def test_conv_same_and_its_gradients_are_the_plain_convolutions(b, h, w, channels, size):
+    i, o = channels
+    inputs, kernel, cotangents = random_arrays((b, h, w, i), (size, size, i, o), (b, h, w, o))
+    result, pull_back = jax.vjp(conv_same, inputs, kernel)
+    expected, plain_pull_back = jax.vjp(plain_conv, inputs, kernel)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    for actual, plain in zip(pull_back(cotangents), plain_pull_back(cotangents), strict=True):
+        np.testing.assert_allclose(actual, plain, atol=2e-5 * np.abs(plain).max())
+
+
+def test_the_kernels_gradient_sums_in_float32_and_has_the_kernels_dtype():
+    inputs, kernel, cotangents = random_arrays((1, 64, 64, 8), (3, 3, 8, 8), (1, 64, 64, 8))
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (inputs, kernel, cotangents)]
+    gradient = jax.vjp(conv_same, *half[:2])[1](half[2])[1]
+    exact = jax.vjp(plain_conv, *(x.astype(jnp.float32) for x in half[:2]))[1](
+        half[2].astype(jnp.float32)
+    )[1]
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient, exact, atol=2**-8 * np.abs(exact).max())
+
+
+def test_conv_same_can_be_differentiated_twice():
+    inputs, kernel = random_arrays((1, 4, 5, 8), (3, 3, 8, 8))
+
+    def slope(conv):
+        return jax.grad(lambda k: (jax.grad(lambda k: (conv(inputs, k) ** 3).sum())(k) ** 2).sum())
+
+    plain = slope(plain_conv)(kernel)
+    np.testing.assert_allclose(slope(conv_same)(kernel), plain, atol=1e-4 * np.abs(plain).max())
+
+
+def test_conv_same_has_one_way_of_differentiation_on_each_platform():
+    inputs, kernel = random_arrays((1, 8, 8, 8), (3, 3, 8, 8))
+    gradient = jax.jit(jax.grad(lambda k: conv_same(inputs, k).sum()))
+    loops = {
+        platform: gradient.trace(kernel)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.while")
+        for platform in ("cpu", "tpu")
+    }
+    assert loops == {"cpu": 1, "tpu": 0}
 
 
 def transposed_convolution(features, kernel):
