@@ -6,11 +6,9 @@ whichever takes longer, at the speeds its maker publishes: no run is faster.
 """
 
 import dataclasses
-import math
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from jax.sharding import AxisType, Mesh
 
 from deblur_jax.config import Config, ConfigError
 from deblur_jax.cost import multiply_accumulates
+from deblur_jax.hlo import bytes_moved, collectives_in
 from deblur_jax.inference import make_restore_fn
 from deblur_jax.losses import make_loss
 from deblur_jax.models import build_from_config
@@ -52,11 +51,6 @@ CHIPS = {
 _PASSES = {None: 1, "default": 1, "high": 3, "highest": 6}
 """bfloat16 products that one float32 product is made of, by precision."""
 
-_COLLECTIVE = re.compile(
-    r"= (?P<type>\(?[a-z0-9]+\[.*?) (?P<name>all-reduce|all-gather|reduce-scatter|all-to-all|"
-    r"collective-permute)(?:-start)?\("
-)
-_ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
 _EXHAUSTED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 
 
@@ -72,7 +66,7 @@ class Plan:
         needed_bytes: at the peak; where it does not fit, as the compiler says.
         argument_bytes, temp_bytes: of that, what stays and what comes and goes.
         flops_per_step: of the products, over all devices.
-        bytes_per_step: through HBM, as the compiler counts them: what is in a loop, once.
+        bytes_per_step: to and from HBM, over all devices, counted in the compiled program.
         collectives: each kind with its number and bytes.
         compile_seconds: here.
         step_seconds_bound: no step can be faster.
@@ -215,7 +209,8 @@ def _plan(
         )
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
-    moved = float(program.cost_analysis().get("bytes accessed", 0.0))
+    text = program.as_text()
+    moved = float(bytes_moved(text))
     bound = max(arithmetic, moved / chip.bytes_per_second)
     needed = (
         memory.argument_size_in_bytes
@@ -229,28 +224,12 @@ def _plan(
         argument_bytes=memory.argument_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         bytes_per_step=moved * mesh.size,
-        collectives=collectives_in(program.as_text()),
+        collectives=collectives_in(text),
         compile_seconds=seconds,
         step_seconds_bound=bound,
         days_bound=_days(bound, num_steps),
         **described,
     )
-
-
-def collectives_in(program: str) -> dict[str, dict[str, int]]:
-    """The collectives of an optimised program, by kind: how many, and the bytes they return."""
-    count, size = Counter(), Counter()
-    for match in _COLLECTIVE.finditer(program):
-        name = match["name"]
-        count[name] += 1
-        size[name] += sum(_array_bytes(*array) for array in _ARRAY.findall(match["type"]))
-    return {name: {"count": count[name], "bytes": size[name]} for name in sorted(count)}
-
-
-def _array_bytes(kind: str, bits: str, dimensions: str) -> int:
-    del kind
-    sides = [int(side) for side in dimensions.split(",") if side]
-    return math.prod(sides) * int(bits) // 8
 
 
 def _topology_devices(topology: str) -> list[jax.Device]:

@@ -21,6 +21,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--what", choices=("training", "inference"), default="training")
     parser.add_argument("--size", default="1280x720", help="of a picture to restore (1280x720)")
     parser.add_argument("--per_device_batch", type=int, help="replaces the config's batch_size")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="replaces model.dtype")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -34,6 +35,10 @@ def run(args: argparse.Namespace) -> None:
     config = _read_config(args.config)
     if args.per_device_batch is not None:
         config = dataclasses.replace(config, per_device_batch=args.per_device_batch)
+    if args.dtype is not None:
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, dtype=args.dtype)
+        )
     config = config.validate()
     if args.what == "training":
         plan = plan_training(config, args.topology)
@@ -74,8 +79,8 @@ def _table(plan: Plan) -> str:
         lines += [
             f"  arguments   {plan.argument_bytes / _GIB:.2f} GiB",
             f"  temporaries {plan.temp_bytes / _GIB:.2f} GiB",
-            f"bytes         {plan.bytes_per_step / 1e9:.1f} GB a step through memory, all chips "
-            "(loops counted once)",
+            f"bytes         {plan.bytes_per_step / 1e9:.1f} GB a step to and from memory, "
+            "all chips",
             *(
                 f"{name:<13} {found['count']} of {found['bytes'] / 1e6:.1f} MB in all"
                 for name, found in plan.collectives.items()

@@ -1,0 +1,197 @@
+"""What an optimised program of XLA does, read from its text: collectives, and bytes of memory."""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+_ARRAY = re.compile(r"(pred|[a-z]+\d+(?:e\w+)?)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLED = re.compile(r"(calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"(?:branch|true|false)_computations?=\{?([^}=]*)")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_NUMBER = re.compile(r"s32\[\]\S* constant\((\d+)\)")
+
+_COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_FREE = frozenset(
+    {
+        "parameter",
+        "constant",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "iota",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "opt-barrier",
+        "copy-done",
+        "slice-done",
+        "all-reduce-done",
+        "all-gather-done",
+        "async-done",
+        "async-update",
+        "collective-permute-done",
+    }
+)
+"""They move nothing, or what their ``-start`` has been charged for."""
+_OTHER_MEMORY = re.compile(r"S\([1-9]\)")
+"""In a layout: not HBM, but the memory on the chip."""
+
+
+class _Instruction(NamedTuple):
+    name: str
+    type: str
+    opcode: str
+    operands: list[str]
+    text: str
+
+
+def collectives_in(program: str) -> dict[str, dict[str, int]]:
+    """The collectives of a program, by kind: how many, and the bytes they return."""
+    count, size = Counter(), Counter()
+    for instructions in _parse(program)[0].values():
+        for instruction in instructions.values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in _COLLECTIVES:
+                count[kind] += 1
+                size[kind] += _bytes(instruction.type, anywhere=True)
+    return {kind: {"count": count[kind], "bytes": size[kind]} for kind in sorted(count)}
+
+
+def bytes_moved(program: str) -> int:
+    """Bytes that a program reads from and writes to the device's main memory.
+
+    Each instruction is charged for its operands and its result, a loop as often as it runs, and a
+    slice for what is sliced. A ``while`` whose number of turns is not in its condition counts once.
+    """
+    computations, entry = _parse(program)
+    return _Traffic(computations).of(entry)
+
+
+class _Traffic:
+    def __init__(self, computations: dict[str, dict[str, _Instruction]]):
+        self.computations = computations
+        self.known: dict[str, int] = {}
+
+    def of(self, computation: str) -> int:
+        if computation not in self.known:
+            instructions = self.computations[computation]
+            self.known[computation] = sum(
+                self.of_instruction(instruction, instructions)
+                for instruction in instructions.values()
+            )
+        return self.known[computation]
+
+    def of_instruction(self, instruction: _Instruction, around) -> int:
+        opcode = instruction.opcode
+        called = dict(_CALLED.findall(instruction.text))
+        if opcode in _FREE:
+            return 0
+        if opcode == "while":
+            return self.turns(called["condition"]) * self.of(called["body"])
+        if opcode == "conditional":
+            names = ",".join(_BRANCHES.findall(instruction.text))
+            return max(self.of(name) for name in _OPERAND.findall(names))
+        if opcode in ("call", "async-start"):
+            return self.of(called.get("to_apply") or called["calls"])
+        if opcode == "fusion":
+            return self.of_fusion(instruction, around, self.computations[called["calls"]])
+        operands = [_bytes(around[name].type) for name in instruction.operands]
+        if opcode == "dynamic-slice":
+            return 2 * _bytes(instruction.type)
+        if opcode == "dynamic-update-slice":
+            return 2 * operands[1]
+        if opcode == "copy-start":  # its type holds source and destination
+            return _bytes(instruction.type)
+        return sum(operands) + _bytes(instruction.type)
+
+    def of_fusion(self, fusion: _Instruction, around, inside) -> int:
+        """What of each operand is read, and what of the result is written."""
+        parameters = {
+            int(re.search(r"parameter\((\d+)\)", i.text)[1]): i.name
+            for i in inside.values()
+            if i.opcode == "parameter"
+        }
+        total = 0
+        for position, name in enumerate(fusion.operands):
+            # The operand's place in memory is in the type that it has outside.
+            size = _bytes(around[name].type)
+            users = [i for i in inside.values() if parameters[position] in i.operands]
+            parts = [_part_of_operand(i, parameters[position], inside) for i in users]
+            total += min(size, sum(parts)) if None not in parts else size
+        root = next(i for i in inside.values() if i.text.lstrip().startswith("ROOT "))
+        written = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        if any(i.opcode == "dynamic-update-slice" for i in written):
+            return total + sum(
+                _bytes(inside[i.operands[1]].type)
+                if i.opcode == "dynamic-update-slice"
+                else _bytes(i.type)
+                for i in written
+            )
+        return total + _bytes(fusion.type)
+
+    def turns(self, condition: str) -> int:
+        instructions = self.computations[condition].values()
+        numbers = [int(n) for i in instructions for n in _NUMBER.findall(i.text)]
+        return max(numbers, default=1)
+
+
+def _part_of_operand(user: _Instruction, operand: str, inside) -> int | None:
+    """Bytes that a slice takes of an operand; None where the whole is used."""
+    if user.opcode == "dynamic-slice":
+        return _bytes(user.type) if user.operands[0] == operand else 0
+    if user.opcode == "dynamic-update-slice" and user.operands[0] == operand:
+        return 0  # it is written in place
+    return None
+
+
+def _parse(program: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
+    """Instructions by name, by computation; and the name of the entry."""
+    computations: dict[str, dict[str, _Instruction]] = {}
+    entry = ""
+    for line in program.splitlines():
+        if header := _COMPUTATION.match(line):
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            kind, rest = _split_type(found[3])
+            opcode, _, rest = rest.partition("(")
+            operands = _OPERAND.findall(rest[: _closing(rest)])
+            current[found[2]] = _Instruction(found[2], kind, opcode.strip(), operands, line)
+    return computations, entry
+
+
+def _split_type(text: str) -> tuple[str, str]:
+    if not text.startswith("("):
+        kind, _, rest = text.partition(" ")
+        return kind, rest
+    end = _closing(text[1:]) + 2
+    return text[:end], text[end + 1 :]
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that is open at the start is closed."""
+    depth = 1
+    for position, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return position
+    return len(text)
+
+
+def _bytes(kind: str, anywhere: bool = False) -> int:
+    """Of the arrays of a type that are in main memory, or of all."""
+    total = 0
+    for name, dimensions, layout in _ARRAY.findall(kind):
+        if anywhere or not _OTHER_MEMORY.search(layout):
+            bits = 8 if name == "pred" else int(re.search(r"\d+", name)[0])
+            total += math.prod(int(side) for side in dimensions.split(",") if side) * bits // 8
+    return total
