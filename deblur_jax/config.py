@@ -54,6 +54,9 @@ class ModelConfig(_Section):
     precision: str | None = None
     unroll: int | None = None
     """Residual blocks per loop iteration; None: all on the CPU, one on TPU and GPU."""
+    remat: str | None = None
+    """"blocks" keeps, for the gradient, what goes into each residual block (MIMO-UNet) or stage of
+    recurrences (SVRNN) and computes the rest again: less memory, a third more arithmetic."""
     rnn_channels: int | None = None
     guidance_channels: int | None = None
     resize: str | None = None
@@ -188,6 +191,7 @@ class Config(_Section):
         _require(below, "optimizer.warmup_steps", "must be below num_steps")
         known = self.model.dtype in ("float32", "bfloat16")
         _require(known, "model.dtype", 'is "float32" or "bfloat16"')
+        _require(self.model.remat in (None, "blocks"), "model.remat", 'is None or "blocks"')
         return self
 
 

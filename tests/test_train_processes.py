@@ -1,5 +1,6 @@
 """Two real processes on one machine, as two hosts would be."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -75,14 +76,24 @@ def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
     assert "Traceback" not in survivor[2]
     assert "Check failure" not in survivor[2]
 
+    killed = tmp_path / "killed"
+    shutil.copytree(workdir, killed)
     first, second = Pair(workdir).ends()
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert f"trained {NUM_STEPS} steps" in first[1]
 
+    undisturbed = tmp_path / "undisturbed"
+    first, second = Pair(undisturbed).ends()
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    for ours, theirs in zip(final_params(workdir), final_params(undisturbed), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    # One process goes on where two were killed, and one does the whole.
     alone = tmp_path / "alone"
-    assert run_train(alone).returncode == 0
-    for ours, theirs in zip(final_params(workdir), final_params(alone), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for folder in (killed, alone):
+        assert run_train(folder).returncode == 0
+        for ours, theirs in zip(final_params(workdir), final_params(folder), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_processes_that_are_half_described_are_refused(tmp_path):

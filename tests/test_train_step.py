@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from deblur_jax.convert import state_dict_from_params
-from deblur_jax.losses import mimo_unet_loss
+from deblur_jax.losses import mimo_unet_loss, squared_error
 from deblur_jax.models import build_model
 from deblur_jax.sharding import batch_sharding, data_mesh, replicated
 from deblur_jax.train_step import init_state, make_train_step
@@ -67,24 +67,30 @@ def test_three_steps_of_adam_equal_the_official_codes(name):
 OPTIMIZER = optax.adam(1e-3)
 
 
-@functools.cache
-def tiny_network():
-    """A tiny MIMO-UNet+: its dropout makes the test of devices stricter."""
-    options = {"base_channels": 4, "num_res_blocks": 1}
-    return nnx.split(build_model("mimo_unet_plus", rngs=nnx.Rngs(0), **options))
+# MIMO-UNet+ has dropout, which makes the test of devices stricter.
+TINY = {
+    "mimo_unet_plus": {"base_channels": 4, "num_res_blocks": 1},
+    "svrnn": {"rnn_channels": 4, "guidance_channels": 2},
+}
 
 
 @functools.cache
-def tiny_step(num_devices, seed):
+def tiny_network(name="mimo_unet_plus", dtype="float32"):
+    return nnx.split(build_model(name, rngs=nnx.Rngs(0), dtype=dtype, **TINY[name]))
+
+
+@functools.cache
+def tiny_step(num_devices, seed, *network):
     mesh = data_mesh(8, jax.devices()[:num_devices])
-    graphdef, _ = tiny_network()
-    return make_train_step(graphdef, mimo_unet_loss, OPTIMIZER, seed=seed, mesh=mesh), mesh
+    graphdef, _ = tiny_network(*network)
+    loss = squared_error if "svrnn" in network else mimo_unet_loss
+    return make_train_step(graphdef, loss, OPTIMIZER, seed=seed, mesh=mesh), mesh
 
 
-def tiny_run(num_devices, batches, seed=0):
+def tiny_run(num_devices, batches, seed=0, network=()):
     """The final state and the metrics of each step."""
-    step, mesh = tiny_step(num_devices, seed)
-    params = jax.tree.map(jnp.copy, tiny_network()[1])  # the step donates them
+    step, mesh = tiny_step(num_devices, seed, *network)
+    params = jax.tree.map(jnp.copy, tiny_network(*network)[1])  # the step donates them
     state = jax.device_put(init_state(params, OPTIMIZER), replicated(mesh))
     history = []
     for batch in batches:
@@ -100,10 +106,13 @@ def random_batch(seed, dtype=np.float32):
     return {"blurred": pictures[0], "sharp": pictures[1]}
 
 
-def test_eight_devices_train_as_one_does():
+@pytest.mark.parametrize("name", TINY)
+def test_eight_devices_train_as_one_does(name):
     """Dropout is on: the masks too must not depend on the devices."""
     batches = [random_batch(i) for i in range(5)]
-    (one, history_one), (eight, history_eight) = tiny_run(1, batches), tiny_run(8, batches)
+    (one, history_one), (eight, history_eight) = (
+        tiny_run(devices, batches, network=(name,)) for devices in (1, 8)
+    )
     for a, b in zip(history_one, history_eight, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
@@ -123,12 +132,14 @@ def test_uint8_batches_are_the_same_pictures():
     assert floats[0]["loss"] == pytest.approx(integers[0]["loss"], rel=1e-6)
 
 
-def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
+    network = ("mimo_unet_plus", dtype)
     good, bad = random_batch(0), random_batch(1)
     bad["blurred"] = bad["blurred"].copy()
     bad["blurred"][3, 5, 5, 0] = np.nan
-    with_bad, history = tiny_run(8, [good, bad])
-    without, _ = tiny_run(8, [good])
+    with_bad, history = tiny_run(8, [good, bad], network=network)
+    without, _ = tiny_run(8, [good], network=network)
     assert with_bad.step == 2
     assert with_bad.skipped == 1
     assert not np.isfinite(history[1]["loss"])

@@ -90,10 +90,11 @@ class _ResBlockStack(nnx.Module):
     """``num_res_blocks`` residual blocks in a row, their parameters stacked on a leading axis.
 
     ``unroll`` goes to ``lax.scan``: True on the CPU, whose convolution gradients are slow inside a
-    loop, and 1 on TPU and GPU, where the loop compiles faster and needs less memory.
+    loop, and 1 on TPU and GPU, where the loop compiles faster and needs less memory. ``remat`` is
+    that of ``MIMOUNet``.
     """
 
-    def __init__(self, channels: int, num_res_blocks: int, *, unroll, rngs, **options):
+    def __init__(self, channels: int, num_res_blocks: int, *, unroll, remat, rngs, **options):
         @nnx.split_rngs(splits=num_res_blocks)
         @nnx.vmap
         def make_blocks(rngs):
@@ -101,6 +102,7 @@ class _ResBlockStack(nnx.Module):
 
         self.blocks = make_blocks(rngs)
         self.unroll = unroll
+        self.remat = remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
         graphdef, stacked_params = nnx.split(self.blocks)
@@ -108,6 +110,8 @@ class _ResBlockStack(nnx.Module):
         def apply_block(x, params):
             return nnx.merge(graphdef, params)(x), None
 
+        if self.remat == "blocks":
+            apply_block = jax.checkpoint(apply_block, prevent_cse=self.unroll != 1)
         return jax.lax.scan(apply_block, x, stacked_params, unroll=self.unroll)[0]
 
 
@@ -191,6 +195,7 @@ class MIMOUNet(nnx.Module):
         dtype: of activations; parameters and the restored pictures are float32.
         precision: of products, as ``jax.lax`` names it; "highest" for parity.
         unroll: see ``ResBlock`` stacks: True on CPU, 1 on TPU and GPU.
+        remat: "blocks" has the gradient compute again what is inside residual blocks.
         rngs: for the parameters' start.
     """
 
@@ -206,11 +211,12 @@ class MIMOUNet(nnx.Module):
         dtype: jax.typing.DTypeLike = jnp.float32,
         precision: jax.lax.PrecisionLike = None,
         unroll: bool | int = True,
+        remat: str | None = None,
         rngs: nnx.Rngs,
     ):
         c, n = base_channels, num_res_blocks
         conv = {"dtype": jnp.dtype(dtype), "precision": precision, "rngs": rngs}
-        blocks = {"unroll": unroll, **conv}
+        blocks = {"unroll": unroll, "remat": remat, **conv}
         self.dropout_rate = dropout_rate
 
         self.conv_full = Conv(IMAGE_CHANNELS, c, 3, **conv)

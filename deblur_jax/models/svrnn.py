@@ -196,6 +196,7 @@ class SVRNN(nnx.Module):
         implementation: of the recurrences, see ``gated_recurrence``.
         dtype: of activations; parameters, the recurrences' carry and the result are float32.
         precision: of products, as ``jax.lax`` names it; "highest" for parity.
+        remat: "blocks" has the gradient compute each stage again, gates included.
         rngs: for the parameters' start.
     """
 
@@ -212,6 +213,7 @@ class SVRNN(nnx.Module):
         implementation: Implementation = "auto",
         dtype: jax.typing.DTypeLike = jnp.float32,
         precision: jax.lax.PrecisionLike = None,
+        remat: str | None = None,
         rngs: nnx.Rngs,
     ):
         if resize not in RESIZES:
@@ -221,6 +223,7 @@ class SVRNN(nnx.Module):
         self.weights = WeightGenerator(guidance_channels, RESIZES[resize], **conv)
         stage = (rnn_channels, 4 * guidance_channels, gate_limit, implementation)
         self.stages = nnx.List([SpatialRNN(*stage, **conv) for _ in range(NUM_STAGES)])
+        self.remat = remat
         self.reconstructor = ImageReconstructor(rnn_channels, RESIZES[resize], **conv)
 
     def __call__(
@@ -244,7 +247,8 @@ class SVRNN(nnx.Module):
         full, half = self.features(blurred)
         scanned = half
         for stage in self.stages:
-            scanned = stage(scanned, guidance)
+            scan = nnx.remat(SpatialRNN.__call__) if self.remat == "blocks" else SpatialRNN.__call__
+            scanned = scan(stage, scanned, guidance)
         return (self.reconstructor(full, half, scanned).astype(jnp.float32),)
 
     def gates(self, blurred: jax.Array) -> tuple[jax.Array, ...]:

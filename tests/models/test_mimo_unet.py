@@ -48,6 +48,28 @@ def test_loop_and_unrolled_stack_agree():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["mimo_unet", "svrnn"])
+def test_rematerialisation_changes_no_gradient_and_keeps_less(name):
+    if name == "mimo_unet":
+        options = {"base_channels": 4, "num_res_blocks": 3}
+    else:
+        options = {"rnn_channels": 4, "guidance_channels": 2}
+    blurred = jnp.asarray(np.random.default_rng(0).random((1, 16, 24, 3), np.float32))
+    grads, kept = [], []
+    for remat in (None, "blocks"):
+        graphdef, params = nnx.split(build_model(name, rngs=nnx.Rngs(0), remat=remat, **options))
+
+        def loss(params, graphdef=graphdef):
+            return jnp.sum(nnx.merge(graphdef, params)(blurred)[0] ** 2)
+
+        grads.append(jax.jit(jax.grad(loss))(params))
+        _, pull_back = jax.vjp(loss, params)
+        kept.append(sum(array.nbytes for array in jax.tree.leaves(pull_back)))
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+    assert kept[1] < 0.8 * kept[0]
+
+
 def test_smaller_outputs_cost_nothing_where_they_are_dropped():
     """Dropping them saves exactly their two convolutions."""
     graphdef, params = nnx.split(tiny())
