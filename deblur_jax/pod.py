@@ -39,11 +39,12 @@ class Chip(NamedTuple):
     bytes_per_second: float
     """To and from its HBM."""
     hbm_bytes: int
+    """Where the compiler says how much of it programs may use, that: v5e."""
 
 
 CHIPS = {
     "v4": Chip(275e12, 1228e9, 32 * _GIB),
-    "v5e": Chip(197e12, 819e9, 16 * _GIB),
+    "v5e": Chip(197e12, 819e9, int(15.75 * _GIB)),
     "v5p": Chip(459e12, 2765e9, 95 * _GIB),
     "v6e": Chip(918e12, 1640e9, 32 * _GIB),
 }
@@ -79,6 +80,7 @@ class Plan:
     batch_size: int
     fits: bool
     hbm_bytes: int
+    """Where the compiler says how much of it programs may use, that: v5e."""
     needed_bytes: int
     argument_bytes: int | None
     temp_bytes: int | None

@@ -72,7 +72,7 @@ def _table(plan: Plan) -> str:
     lines = [
         f"{plan.topology}: {plan.used_devices} of {plan.devices} chips, batch {plan.batch_size}; "
         "compiled, not run",
-        f"memory        {plan.needed_bytes / _GIB:.2f} of {plan.hbm_bytes / _GIB:.0f} GiB a chip "
+        f"memory        {plan.needed_bytes / _GIB:.2f} of {plan.hbm_bytes / _GIB:.4g} GiB a chip "
         f"({share:.0f} %)",
     ]
     if plan.fits:

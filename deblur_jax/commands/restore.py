@@ -42,7 +42,27 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--ema", action="store_true", help="use the moving average of a run that kept one"
     )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="restore in windows of this height and width, 0 for never (default: 1024 where a "
+        "picture has more than two million pixels; MIMO-UNet only)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=_overlap,
+        help='of windows, in pixels, or "exact" for the result of the whole picture (default: 64)',
+    )
     parser.set_defaults(run=run)
+
+
+def _overlap(text: str) -> int:
+    """Pixels; "exact" is more than any network sees, and so what it sees."""
+    if text == "exact":
+        return sys.maxsize
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f'expected pixels or "exact", not {text!r}')
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,7 +73,13 @@ def run(args: argparse.Namespace) -> None:
             pictures failed.
     """
     jobs = plan_targets(args.pictures, Path(args.out))
-    restorer = Restorer.load(args.weights, ema=args.ema, ensemble=args.ensemble)
+    restorer = Restorer.load(
+        args.weights,
+        ema=args.ema,
+        ensemble=args.ensemble,
+        tile=args.tile,
+        overlap=args.overlap,
+    )
     failures = []
 
     readable = []

@@ -218,6 +218,11 @@ class MIMOUNet(nnx.Module):
         conv = {"dtype": jnp.dtype(dtype), "precision": precision, "rngs": rngs}
         blocks = {"unroll": unroll, "remat": remat, **conv}
         self.dropout_rate = dropout_rate
+        self.receptive_radius = 17 + 28 * n
+        """Pixels, along rows and columns, beyond which the input has no influence: 241, 577 in +.
+
+        Half a block's two convolutions reach 2 pixels of their own scale, at full, half and quarter
+        size in the encoder and again in the decoder: 28 n. The rest is of the layers between."""
 
         self.conv_full = Conv(IMAGE_CHANNELS, c, 3, **conv)
         self.encoder_full = EncoderBlock(c, n, **blocks)

@@ -202,6 +202,8 @@ class SVRNN(nnx.Module):
 
     size_multiple = 8
     """Height and width must be multiples of this."""
+    receptive_radius = None
+    """The recurrences reach across the picture."""
 
     def __init__(
         self,

@@ -1,0 +1,91 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deblur_jax import Restorer
+from deblur_jax.config import Config, ConfigError, ModelConfig
+from deblur_jax.models import build_model, initialize
+from deblur_jax.tiling import spans, tiles
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 30))
+def test_spans_give_every_pixel_once_away_from_borders(length, between, overlap):
+    window = between + 2 * overlap
+    covered = []
+    for span in spans(length, window, overlap):
+        covered += range(span.first, span.end)
+        end = min(span.start + window, length)
+        assert 0 <= span.start <= span.first < span.end <= end
+        assert span.start == 0 or span.first - span.start >= overlap
+        assert end == length or end - span.end >= overlap
+    assert covered == list(range(length))
+
+
+def test_tiles_put_a_picture_together_again():
+    picture = np.arange(50 * 70).reshape(50, 70)
+    again = np.zeros_like(picture)
+    shapes = set()
+    for tile in tiles(picture.shape, 24, 4):
+        window = picture[tile.window]
+        shapes.add(window.shape)
+        again[tile.target] = window[tile.kept]
+    np.testing.assert_array_equal(again, picture)
+    assert shapes == {(24, 24)}
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = Config(model=ModelConfig(base_channels=2, num_res_blocks=0))
+    _, params = initialize(config.model, seed=0)
+    return config, params
+
+
+@pytest.mark.parametrize("size", [(100, 100), (37, 130), (90, 41)])
+def test_with_the_exact_overlap_tiles_change_nothing(network, size):
+    picture = np.random.default_rng(0).random((*size, 3), np.float32)
+    whole, tiled = Restorer(*network, tile=0), Restorer(*network, tile=64)
+    assert np.abs(whole(picture) - picture).max() > 0.01
+    np.testing.assert_allclose(tiled(picture), whole(picture), atol=1e-6)
+
+
+def test_all_tiles_share_one_program_beside_the_planned_sizes(network):
+    restorer = Restorer(*network, tile=48)
+    sizes = [(90 + i, 120 - i) for i in range(5)]
+    restorer.plan_sizes(sizes, 1)
+    for size in sizes:
+        assert restorer(np.zeros((*size, 3), np.float32)).shape == (*size, 3)
+    assert restorer.restore_fn._cache_size() == 1
+
+
+@pytest.mark.parametrize("num_res_blocks", [0, 1])
+def test_nothing_beyond_the_receptive_radius_has_influence(num_res_blocks):
+    """And something at it has, so that it is no larger than it must be, but for alignment."""
+    options = {"base_channels": 2, "num_res_blocks": num_res_blocks}
+    model = build_model("mimo_unet", rngs=nnx.Rngs(0), **options)
+    radius = model.receptive_radius
+    length = 4 * (radius // 2)
+    picture = np.random.default_rng(0).random((1, 4, length, 3), np.float32)
+    reach = 0
+    for centre in range(length // 2, length // 2 + 4):  # of every phase of the coarsest scale
+        influence = jax.grad(lambda x, c=centre: (model(x)[0][0, 2, c] ** 2).sum())(picture)
+        seen = np.flatnonzero(np.abs(influence).sum((0, 1, 3)))
+        reach = max(reach, centre - seen[0], seen[-1] - centre)
+    assert radius - 8 <= reach <= radius
+
+
+def test_tiles_without_a_middle_are_refused(network):
+    with pytest.raises(
+        ConfigError, match="tiles of 40 pixels leave nothing between overlaps of 20"
+    ):
+        Restorer(*network, tile=40)
+
+
+def test_svrnn_has_no_tiles():
+    config = Config(model=ModelConfig(name="svrnn", rnn_channels=2, guidance_channels=2))
+    _, params = initialize(config.model, seed=0)
+    Restorer(config, params)
+    with pytest.raises(ConfigError, match="svrnn can't be tiled"):
+        Restorer(config, params, tile=64)
