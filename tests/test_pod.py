@@ -5,11 +5,101 @@ import numpy as np
 import pytest
 
 from deblur_jax import pod
-from deblur_jax.config import Config, ConfigError, ModelConfig
+from deblur_jax.config import Config, ConfigError, DataConfig, LossConfig, ModelConfig
+from deblur_jax.hlo import collectives_in
+from deblur_jax.losses import make_loss
+from deblur_jax.models import initialize
+from deblur_jax.optim import make_optimizer
+from deblur_jax.sharding import data_mesh
+from deblur_jax.train_step import make_train_step
 from tests.commands import ROOT, run_command
 from tests.tpu import topology_mesh
 
 TINY = ROOT / "tests/fixtures/tiny_run.py"
+
+
+@pytest.fixture
+def planned_step(monkeypatch):
+    """The train step that a config is planned with, and its arguments; nothing is compiled."""
+
+    def step_of(config):
+        taken = {}
+        monkeypatch.setattr(
+            pod,
+            "_plan",
+            lambda topology, step, arguments, *rest: taken.update(step=step, arguments=arguments),
+        )
+        pod.plan_training(config, "v5e:2x2")
+        return taken["step"], taken["arguments"]
+
+    return step_of
+
+
+def choices_in(program):
+    """Kernels and loops that the program is made of."""
+    return {what: program.count(what) for what in ("@tpu_custom_call", "stablehlo.while")}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelConfig(base_channels=8, num_res_blocks=3),
+        ModelConfig(name="svrnn", rnn_channels=8, guidance_channels=8),
+    ],
+    ids=["mimo_unet", "svrnn"],
+)
+def test_the_planned_program_has_the_tpus_choices(planned_step, monkeypatch, model):
+    """Those of the step that a process on TPUs builds, lowered for them from here."""
+    topology_mesh("v5e:2x2")
+
+    def refuse():
+        raise AssertionError("the default backend is this machine's, not the one planned for")
+
+    monkeypatch.setattr(jax, "default_backend", refuse)
+    loss = LossConfig(name="squared_error" if model.name == "svrnn" else "mimo_unet")
+    config = Config(model=model, loss=loss, data=DataConfig(patch_size=32))
+    step, arguments = planned_step(config)
+    planned = choices_in(step.lower(*arguments).as_text())
+
+    graphdef, _ = initialize(model, seed=0, platform="tpu")
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    mesh = data_mesh(config.batch_size, jax.devices()[:4])
+    loss_fn = make_loss(config.loss)
+    on_tpu = make_train_step(graphdef, loss_fn, optimizer, seed=config.seed, mesh=mesh)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    program = on_tpu.trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
+    assert planned == choices_in(program)
+    # Six stacks of blocks, each a loop there and one back; or the recurrence's kernels.
+    if model.name == "svrnn":
+        assert planned["stablehlo.while"] == 0
+        assert planned["@tpu_custom_call"] > 0
+    else:
+        assert planned == {"@tpu_custom_call": 0, "stablehlo.while": 12}
+
+
+@pytest.mark.slow
+def test_the_only_collective_on_tpus_is_one_all_reduce_outside_of_loops(planned_step):
+    """MIMO-UNet+ at its own width, with two blocks a stack."""
+    topology_mesh("v5e:2x2")
+    model = ModelConfig(name="mimo_unet_plus", num_res_blocks=2)
+    step, arguments = planned_step(Config(model=model))
+    program = step.lower(*arguments).compile().as_text()
+    found = collectives_in(program)
+    assert set(found) == {"all-reduce"}
+    assert found["all-reduce"]["count"] == 1
+    assert " conditional(" not in program, "a choice between backends was left open"
+    entry = program[program.index("\nENTRY ") :]
+    assert collectives_in(entry) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mimo_unet_plus_fits_four_patches_a_chip(dtype):
+    topology_mesh("v5e:2x2")
+    config = Config(model=ModelConfig(name="mimo_unet_plus", dtype=dtype), per_device_batch=4)
+    plan = pod.plan_training(config, "v5e:2x2")
+    assert plan.fits
+    assert plan.needed_bytes < 0.6 * plan.hbm_bytes
 
 
 @pytest.mark.slow

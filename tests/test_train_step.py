@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from deblur_jax.convert import state_dict_from_params
+from deblur_jax.hlo import collectives_in
 from deblur_jax.losses import mimo_unet_loss, squared_error
 from deblur_jax.models import build_model
 from deblur_jax.sharding import batch_sharding, data_mesh, replicated
@@ -151,14 +152,16 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_only_collective_is_one_all_reduce():
-    step, mesh = tiny_step(8, 0)
+@pytest.mark.parametrize("name", TINY)
+def test_the_only_collective_is_one_all_reduce_outside_of_loops(name):
+    step, mesh = tiny_step(8, 0, name)
     batch = jax.device_put(random_batch(0), batch_sharding(mesh))
-    program = step.lower(init_state(tiny_network()[1], OPTIMIZER), batch).compile().as_text()
+    program = step.lower(init_state(tiny_network(name)[1], OPTIMIZER), batch).compile().as_text()
     assert mesh.size == 8
-    assert program.count(" all-reduce(") == 1
-    for collective in (" all-gather(", " all-to-all(", " collective-permute(", " reduce-scatter("):
-        assert collective not in program
+    found = collectives_in(program)
+    assert set(found) == {"all-reduce"}
+    assert found["all-reduce"]["count"] == 1
+    assert collectives_in(program[program.index("\nENTRY ") :]) == found
 
 
 def run_with(**options):
