@@ -14,6 +14,7 @@ from deblur_jax.errors import UserError
 from deblur_jax.images import to_uint8
 
 LOG_FILE = "log.jsonl"
+_CLOUD_PREFIX = "gs://"
 
 
 class LogError(UserError, RuntimeError):
@@ -34,7 +35,8 @@ class RunLog:
             return
         workdir.mkdir(parents=True, exist_ok=True)
         self._file = workdir / LOG_FILE
-        self._file.write_text("".join(_rows_until(self._file, start_step)))
+        self._text = "".join(_rows_until(self._file, start_step))
+        self._file.write_text(self._text)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def note(self, text: str) -> None:
@@ -52,12 +54,19 @@ class RunLog:
             return
         finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
         try:
-            with self._file.open("a") as file:
-                file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._append(json.dumps({"step": step, **finite}) + "\n")
         except OSError as error:
             raise LogError(f"{self._file}: can't be written: {error.strerror}") from None
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def _append(self, line: str) -> None:
+        self._text += line
+        if str(self._file).startswith(_CLOUD_PREFIX):  # an object there can't be appended to
+            self._file.write_text(self._text)
+        else:
+            with self._file.open("a") as file:
+                file.write(line)
 
     def picture(self, step: int, picture: np.ndarray) -> None:
         """Before, after and truth side by side, (h, 3w, 3) in [0, 1]."""

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deblur_jax.data import open_pairs
 from deblur_jax.data.folder import FolderPairs, PairError
 from deblur_jax.images import ImageError
+from tests.cloud import empty_bucket
 
 
 def test_pairs_match_by_name_in_the_order_of_names(make_pairs):
@@ -70,3 +72,14 @@ def test_a_truncated_picture_is_named_when_it_is_read(make_pairs):
     pairs = FolderPairs(root)
     with pytest.raises(ImageError, match=r"sharp/a\.png: can't be read"):
         pairs[0]
+
+
+def test_pairs_in_a_bucket(make_pairs):
+    local, bucket = make_pairs({"a/1": (8, 9), "a/2": (8, 9)}), empty_bucket()
+    for file in local.rglob("*.png"):
+        (bucket / "pairs" / file.relative_to(local)).write_bytes(file.read_bytes())
+    expected, pairs = (open_pairs(str(root), "train") for root in (local, bucket / "pairs"))
+    assert pairs.names == expected.names
+    for index in range(2):
+        for key in ("blurred", "sharp"):
+            np.testing.assert_array_equal(pairs[index][key], expected[index][key])
