@@ -1,0 +1,71 @@
+"""What ``benchmarks.worker`` runs of this project."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deblur_jax.config import Config, LossConfig, ModelConfig
+from deblur_jax.cpu import keep_freed_memory, use_all_cores
+from deblur_jax.inference import Restorer
+from deblur_jax.losses import make_loss
+from deblur_jax.models import initialize
+from deblur_jax.optim import make_optimizer
+from deblur_jax.sharding import batch_sharding, data_mesh, replicated
+from deblur_jax.train_step import init_state, make_train_step
+
+
+def make(network: str, what: str, shape: Sequence[int]) -> Callable[[], None]:
+    """A function that does the work once and waits for it.
+
+    Args:
+        network: "mimo_unet", "svrnn", or "convolution" for one of 3x3.
+        what: "inference" or "training", a whole step with Adam, as ``train.py`` runs it.
+        shape: batch, height and width; channels for "convolution".
+    """
+    if network == "convolution":
+        return _convolution(*shape)
+    return _training(network, *shape) if what == "training" else _inference(network, *shape)
+
+
+def _inference(network, batch, height, width):
+    config = Config(model=ModelConfig(name=network))
+    _, params = initialize(config.model, seed=0)
+    restorer = Restorer(config, params, precision=None)
+    pictures = jax.device_put(_pictures(batch, height, width))
+    return lambda: jax.block_until_ready(restorer.restore_fn(restorer.params, pictures))
+
+
+def _training(network, batch, height, width):
+    keep_freed_memory()
+    use_all_cores()
+    loss = LossConfig(name="squared_error" if network == "svrnn" else "mimo_unet")
+    config = Config(model=ModelConfig(name=network), loss=loss, batch_size=batch)
+    graphdef, params = initialize(config.model, seed=0)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    mesh = data_mesh(batch)
+    step = make_train_step(graphdef, make_loss(loss), optimizer, seed=0, mesh=mesh)
+    state = [jax.device_put(init_state(params, optimizer), replicated(mesh))]
+    pairs = {key: _pictures(batch, height, width) for key in ("blurred", "sharp")}
+    pairs = jax.device_put(pairs, batch_sharding(mesh))
+
+    def run():
+        state[0], metrics = step(state[0], pairs)
+        jax.block_until_ready((state[0], metrics))
+
+    return run
+
+
+def _convolution(batch, height, width, channels):
+    features = jnp.ones((batch, height, width, channels))
+    kernel = jnp.ones((3, 3, channels, channels))
+    layout = ("NHWC", "HWIO", "NHWC")
+    convolve = jax.jit(
+        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=layout)
+    )
+    return lambda: jax.block_until_ready(convolve(features, kernel))
+
+
+def _pictures(batch, height, width):
+    return np.random.default_rng(0).random((batch, height, width, 3), np.float32)

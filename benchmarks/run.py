@@ -1,0 +1,226 @@
+"""This project beside PyTorch: ``python -m benchmarks.run --torch_python PYTHON``.
+
+Every case runs in a process of its own; those of one comparison take turns. Needs a Python with
+PyTorch (the same one, by default). Prints Markdown tables and draws ``benchmarks/times.png``.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+from deblur_jax.config import Config, ModelConfig
+from deblur_jax.cost import multiply_accumulates
+from deblur_jax.inference import Restorer
+from deblur_jax.models import initialize
+
+_ROOT = Path(__file__).parents[1]
+_PLOT = Path(__file__).with_name("times.png")
+
+OURS = "deblur_jax"
+_KEEPS_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_ARENA_MAX": "1",
+}
+TORCH_VARIANTS = {
+    "PyTorch": ((), {}),
+    "PyTorch, channels_last": (("--channels_last",), {}),
+    "PyTorch, torch.compile": (("--compiled",), {}),
+    "PyTorch, freed memory kept": ((), _KEEPS_MEMORY),
+    "PyTorch, channels_last, freed memory kept": (("--channels_last",), _KEEPS_MEMORY),
+}
+"""The last two have what ``train.py`` sets for itself: ``deblur_jax.cpu.keep_freed_memory``."""
+
+
+class Comparison(NamedTuple):
+    """One piece of work and how often it is done."""
+
+    title: str
+    case: tuple[str, ...]
+    rounds: int
+    variants: tuple[str, ...] = tuple(TORCH_VARIANTS)
+
+
+_NOT_COMPILED = tuple(name for name in TORCH_VARIANTS if "compile" not in name)
+COMPARISONS = {
+    "small": Comparison(
+        "MIMO-UNet, a picture of 256x256", ("mimo_unet", "inference", "1", "256", "256"), 15
+    ),
+    "large": Comparison(
+        "MIMO-UNet, a picture of 1280x720", ("mimo_unet", "inference", "1", "720", "1280"), 3
+    ),
+    "train4": Comparison(
+        "MIMO-UNet, train step, 4 patches of 256",
+        ("mimo_unet", "training", "4", "256", "256"),
+        3,
+        _NOT_COMPILED,
+    ),
+    "train8": Comparison(
+        "MIMO-UNet, train step, 8 patches of 128",
+        ("mimo_unet", "training", "8", "128", "128"),
+        5,
+        _NOT_COMPILED,
+    ),
+    "svrnn": Comparison(
+        "SVRNN, a picture of 1280x720",
+        ("svrnn", "inference", "1", "720", "1280"),
+        3,
+        _NOT_COMPILED,
+    ),
+    "svrnn_train": Comparison(
+        "SVRNN, train step, 4 patches of 128",
+        ("svrnn", "training", "4", "128", "128"),
+        5,
+        _NOT_COMPILED,
+    ),
+}
+
+_CONVOLUTIONS = ((360, 640, 128), (180, 320, 256), (90, 160, 512))
+
+
+class Measured(NamedTuple):
+    """Of one variant."""
+
+    first: float
+    seconds: list[float]
+    peak_bytes: int
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+
+class Worker:
+    """A process that does one piece of work when it is told to."""
+
+    def __init__(self, python: str, words: tuple[str, ...], environment: dict[str, str]):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+        command = [python, "-m", "benchmarks.worker", *words]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, text=True, bufsize=1, **pipes
+        )
+        self.first = self._answer()
+
+    def again(self) -> float:
+        """Seconds of one more time."""
+        self._process.stdin.write("again\n")
+        return self._answer()
+
+    def end(self) -> int:
+        """The peak of its memory, in bytes."""
+        self._process.stdin.close()
+        return int(self._answer())
+
+    def _answer(self) -> float:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args}: ended without an answer")
+        return json.loads(line)
+
+
+def main() -> None:
+    """Prints and draws all comparisons, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparisons", nargs="*", metavar="NAME", help=", ".join(COMPARISONS))
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python with PyTorch")
+    args = parser.parse_args()
+    results = {}
+    for name in args.comparisons or COMPARISONS:
+        comparison = COMPARISONS[name]
+        results[comparison.title] = _compare(comparison, args.torch_python)
+        _print_table(comparison.title, results[comparison.title])
+        if name == "svrnn":
+            _print_share_of_floor(results[comparison.title][OURS].median)
+    _draw(results)
+
+
+def _compare(comparison: Comparison, torch_python: str) -> dict[str, Measured]:
+    workers = {OURS: Worker(sys.executable, ("jax", *comparison.case), {})}
+    for name in comparison.variants:
+        options, environment = TORCH_VARIANTS[name]
+        try:
+            words = ("torch", *comparison.case, *options)
+            workers[name] = Worker(torch_python, words, environment)
+        except RuntimeError as error:
+            print(f"{name} does not work here: {error}", file=sys.stderr)
+    seconds = {name: [] for name in workers}
+    for _ in range(comparison.rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker.again())
+    return {
+        name: Measured(worker.first, seconds[name], worker.end())
+        for name, worker in workers.items()
+    }
+
+
+def _print_table(title: str, measured: dict[str, Measured]) -> None:
+    print(f"\n### {title}\n")
+    print("| | first call | then, median | from | to | peak memory | deblur_jax / this | memory |")
+    print("|---|---|---|---|---|---|---|---|")
+    ours = measured[OURS]
+    for name, of in measured.items():
+        ratios = f"{ours.median / of.median:.2f} | {ours.peak_bytes / of.peak_bytes:.2f}"
+        print(
+            f"| {name} | {of.first:.1f} s | {of.median:.2f} s | {min(of.seconds):.2f} | "
+            f"{max(of.seconds):.2f} | {of.peak_bytes / 2**30:.2f} GiB | "
+            f"{ratios if name != OURS else ' | '} |",
+            flush=True,
+        )
+
+
+def _print_share_of_floor(seconds: float) -> None:
+    """How long SVRNN takes beside its operations at the best rate of any convolution."""
+    rates = []
+    for height, width, channels in _CONVOLUTIONS:
+        words = ("jax", "convolution", "inference", "1", *map(str, (height, width, channels)))
+        worker = Worker(sys.executable, words, _KEEPS_MEMORY)
+        fastest = min(worker.again() for _ in range(7))
+        worker.end()
+        rates.append(2 * 9 * height * width * channels**2 / fastest)
+    config = Config(model=ModelConfig(name="svrnn"))
+    _, params = initialize(config.model, seed=0)
+    picture = jax.ShapeDtypeStruct((1, 720, 1280, 3), jnp.float32)
+    operations = 2 * multiply_accumulates(Restorer(config, params).pure_fn, params, picture)
+    share = seconds * max(rates) / operations
+    print(
+        f"\nSVRNN's {operations / 1e9:.0f} GFLOP at the best convolution's "
+        f"{max(rates) / 1e9:.0f} GFLOP/s would take {operations / max(rates):.2f} s: "
+        f"it takes {share:.2f} times as long."
+    )
+
+
+def _draw(results: dict[str, dict[str, Measured]]) -> None:
+    figure, axes = plt.subplots(
+        len(results), 1, figsize=(8, 1 + 1.3 * len(results)), layout="constrained", squeeze=False
+    )
+    for axis, (title, measured) in zip(axes[:, 0], results.items(), strict=True):
+        medians = [of.median for of in measured.values()]
+        spread = [
+            [of.median - min(of.seconds) for of in measured.values()],
+            [max(of.seconds) - of.median for of in measured.values()],
+        ]
+        colours = ["tab:blue" if name == OURS else "tab:gray" for name in measured]
+        axis.barh(list(measured), medians, xerr=spread, color=colours)
+        axis.invert_yaxis()
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.tick_params(labelsize=7)
+    axes[-1, 0].set_xlabel("seconds, median and range", fontsize=8)
+    figure.savefig(_PLOT, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

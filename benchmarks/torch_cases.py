@@ -1,0 +1,46 @@
+"""What ``benchmarks.worker`` runs of PyTorch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.torch_mimo_unet import MIMOUNet
+from benchmarks.torch_svrnn import SVRNN
+
+
+def make(
+    network: str, what: str, shape: Sequence[int], *, channels_last: bool, compiled: bool
+) -> Callable[[], None]:
+    """A function that does the work once; as ``jax_cases.make``."""
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = (SVRNN() if network == "svrnn" else MIMOUNet()).to(memory_format=layout)
+    batch, height, width = shape
+    blurred, sharp = torch.rand(2, batch, 3, height, width)
+    blurred = blurred.contiguous(memory_format=layout)
+    forward = torch.compile(model) if compiled else model
+    if what == "inference":
+        return torch.inference_mode()(lambda: forward(blurred))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    loss_fn = _squared_error if network == "svrnn" else _mimo_unet_loss
+
+    def run():
+        optimizer.zero_grad()
+        loss_fn(forward(blurred), sharp).backward()
+        optimizer.step()
+
+    return run
+
+
+def _mimo_unet_loss(restored, sharp):
+    loss = 0.0
+    for scale, picture in zip((1, 0.5, 0.25), restored, strict=True):
+        truth = F.interpolate(sharp, scale_factor=scale, mode="bilinear") if scale < 1 else sharp
+        spectrum = torch.view_as_real(torch.fft.fft2(picture) - torch.fft.fft2(truth))
+        loss = loss + F.l1_loss(picture, truth) + 0.1 * spectrum.abs().mean()
+    return loss
+
+
+def _squared_error(restored, sharp):
+    return torch.sum((restored - sharp) ** 2) / 2 / len(sharp)
