@@ -14,15 +14,15 @@ from deblur_jax.config import Config, ConfigError
 from deblur_jax.ensemble import with_ensemble
 from deblur_jax.images import PathLike
 from deblur_jax.models import START_NAMES, build_from_config
-from deblur_jax.tiling import tiles
+from deblur_jax.strips import StripRestorer
+from deblur_jax.tiling import TileRestorer
 from deblur_jax.weights import load_weights
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
 _LARGEST_WHOLE = 2_000_000
-"""Pixels. A larger picture is tiled where the network can be: 1.3 GB of memory a million."""
-_TILE, _OVERLAP = 1024, 64
+"""Pixels. A larger picture is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
 
 
 def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], jax.Array]:
@@ -52,10 +52,11 @@ class Restorer:
         precision: of products; "highest" is float32 throughout on every device.
         ensemble: of ``ensemble.ENSEMBLES``, or None.
         tile: height and width of the windows that a picture is restored in, in pixels; 0 for never,
-            None for 1024 where the picture has more than two million pixels. SVRNN's recurrences
-            reach across the picture, so that it has no tiles.
+            None for 1024 where the picture has more than two million pixels. For SVRNN the height
+            of strips as wide as the picture: ``strips.StripRestorer``.
         overlap: how far a pixel is from its window's border at least; None for 64, or the network's
-            ``receptive_radius`` if that is smaller: then the result is that of the whole picture.
+            ``receptive_radius`` if that is smaller: then the result is that of the whole picture,
+            as it always is in strips.
 
     Raises:
         ConfigError: if the weights are not a whole network's, or the tiles are not possible.
@@ -102,8 +103,8 @@ class Restorer:
             compiler_options=compiler_options(self.device.platform),
         )
         self._size_multiple = model.size_multiple
-        self._tile, self._overlap = self._plan_tiles(model, tile, overlap)
-        self._always_tiled = bool(tile)
+        self._tile = tile
+        self._in_parts = self._make_parts(model, tile, overlap, ensemble)
         self._planned: dict[Size, Size] = {}
 
     @classmethod
@@ -122,27 +123,20 @@ class Restorer:
         config, params = load_weights(path, options.get("device"), ema=ema)
         return cls(config, params, **options)
 
-    def _plan_tiles(self, model, tile: int | None, overlap: int | None) -> tuple[int, int]:
-        """Side and overlap of the windows, both multiples of the network's; side 0 for none."""
-        radius = model.receptive_radius
-        if radius is None:
-            if tile or overlap is not None:
-                raise ConfigError(
-                    f"{self.config.model.name} can't be tiled: its recurrences reach across the "
-                    "picture"
-                )
-            return 0, 0
+    def _make_parts(self, model, tile, overlap, ensemble) -> TileRestorer | StripRestorer | None:
+        """What restores a picture in parts; None for never."""
         if tile == 0:
-            return 0, 0
-        multiple = self._size_multiple
-        tile = _TILE if tile is None else tile // multiple * multiple
-        overlap = -(-min(radius, _OVERLAP if overlap is None else overlap) // multiple) * multiple
-        if tile <= 2 * overlap:
-            raise ConfigError(
-                f"tiles of {tile} pixels leave nothing between overlaps of {overlap}: they must be "
-                f"larger than {2 * overlap}"
-            )
-        return tile, overlap
+            return None
+        if model.receptive_radius is not None:
+            multiple, radius = model.size_multiple, model.receptive_radius
+            return TileRestorer(self.restore_fn, self.device, multiple, radius, tile, overlap)
+        if overlap is not None:
+            raise ConfigError(f"{self.config.model.name}'s strips have an overlap of their own")
+        if ensemble is not None:
+            if tile is None:
+                return None
+            raise ConfigError(f"{self.config.model.name}'s strips can't be turned: no ensemble")
+        return StripRestorer(nnx.graphdef(model), self.device, tile)
 
     def with_params(self, params: nnx.State) -> Self:
         """The same compiled network with other parameters."""
@@ -157,7 +151,8 @@ class Restorer:
             sizes: the height and width of every picture to come, with repetitions.
         """
         aligned = [self._aligned(size) for size in sizes]
-        aligned = [size for size in aligned if not self._is_tiled(size)]  # all have one size
+        if isinstance(self._in_parts, TileRestorer):  # whose tiles have one size
+            aligned = [size for size in aligned if not self._is_large(size)]
         self._planned = plan_sizes(aligned, max_compilations)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -197,20 +192,15 @@ class Restorer:
     def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
         height, width = rgb.shape[:2]
         padded = self.padded(rgb[None])
-        if not self._is_tiled(padded.shape[1:3]):
-            return self._restore_batch(padded)[0, :height, :width]
-        restored = np.empty(padded.shape[1:], np.float32)
-        for tile in tiles(restored.shape[:2], self._tile, self._overlap):
-            restored[tile.target] = self._restore_batch(padded[:, *tile.window])[0][tile.kept]
-        return restored[:height, :width]
+        if self._is_large(padded.shape[1:3]):
+            return self._in_parts(self.params, padded[0])[:height, :width]
+        batch = jax.device_put(padded, self.device)
+        return np.asarray(self.restore_fn(self.params, batch))[0, :height, :width]
 
-    def _restore_batch(self, batch: np.ndarray) -> np.ndarray:
-        return np.asarray(self.restore_fn(self.params, jax.device_put(batch, self.device)))
-
-    def _is_tiled(self, size: Size) -> bool:
-        if not self._tile or max(size) <= self._tile:
+    def _is_large(self, size: Size) -> bool:
+        if self._in_parts is None:
             return False
-        return self._always_tiled or size[0] * size[1] > _LARGEST_WHOLE
+        return max(size) > self._tile if self._tile else size[0] * size[1] > _LARGEST_WHOLE
 
     def padded(self, batch: np.ndarray) -> np.ndarray:
         """A batch (b, h, w, 3) in a size that the network takes, or was planned.

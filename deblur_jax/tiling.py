@@ -1,7 +1,15 @@
 """A large picture as windows that overlap, so that a network sees them one by one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from deblur_jax.config import ConfigError
+
+_TILE, _OVERLAP = 1024, 64
 
 
 class Span(NamedTuple):
@@ -58,3 +66,47 @@ def tiles(size: tuple[int, int], window: int, overlap: int) -> Iterator[Tile]:
                 tuple(slice(span.first - span.start, span.end - span.start) for span, _ in pairs),
                 tuple(slice(span.first, span.end) for span, _ in pairs),
             )
+
+
+class TileRestorer:
+    """Restores one picture after the other, window by window, with one compiled program.
+
+    Args:
+        restore_fn: ``(params, blurred) -> restored``, (1, h, w, 3) each.
+        device: where to run.
+        multiple: of which the sides of pictures are, and windows must be.
+        radius: how far the network sees: a larger overlap is of no use.
+        tile: height and width of the windows; None for 1024.
+        overlap: at least; None for 64, or the radius if that is smaller.
+
+    Raises:
+        ConfigError: if the overlaps leave nothing of a window.
+    """
+
+    def __init__(
+        self,
+        restore_fn: Callable[[nnx.State, jax.Array], jax.Array],
+        device: jax.Device,
+        multiple: int,
+        radius: int,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ):
+        self._restore_fn = restore_fn
+        self._device = device
+        self._tile = _TILE if tile is None else tile // multiple * multiple
+        overlap = min(radius, _OVERLAP if overlap is None else overlap)
+        self._overlap = -(-overlap // multiple) * multiple
+        if self._tile <= 2 * self._overlap:
+            raise ConfigError(
+                f"tiles of {self._tile} pixels leave nothing between overlaps of {self._overlap}: "
+                f"they must be larger than {2 * self._overlap}"
+            )
+
+    def __call__(self, params: nnx.State, picture: np.ndarray) -> np.ndarray:
+        """Restores (h, w, 3) float32 in [0, 1], sides of the multiple; not clipped."""
+        restored = np.empty(picture.shape, np.float32)
+        for tile in tiles(picture.shape[:2], self._tile, self._overlap):
+            window = jax.device_put(picture[None, *tile.window], self._device)
+            restored[tile.target] = np.asarray(self._restore_fn(params, window))[0][tile.kept]
+        return restored

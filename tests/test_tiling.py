@@ -81,11 +81,3 @@ def test_tiles_without_a_middle_are_refused(network):
         ConfigError, match="tiles of 40 pixels leave nothing between overlaps of 20"
     ):
         Restorer(*network, tile=40)
-
-
-def test_svrnn_has_no_tiles():
-    config = Config(model=ModelConfig(name="svrnn", rnn_channels=2, guidance_channels=2))
-    _, params = initialize(config.model, seed=0)
-    Restorer(config, params)
-    with pytest.raises(ConfigError, match="svrnn can't be tiled"):
-        Restorer(config, params, tile=64)

@@ -45,13 +45,14 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--tile",
         type=int,
-        help="restore in windows of this height and width, 0 for never (default: 1024 where a "
-        "picture has more than two million pixels; MIMO-UNet only)",
+        help="restore in windows of this height and width (SVRNN: strips of this height), 0 for "
+        "never (default: 1024, SVRNN by memory, where a picture has more than two million pixels)",
     )
     parser.add_argument(
         "--overlap",
         type=_overlap,
-        help='of windows, in pixels, or "exact" for the result of the whole picture (default: 64)',
+        help='of windows, in pixels, or "exact" for the result of the whole picture, which '
+        "SVRNN's strips always give (default: 64)",
     )
     parser.set_defaults(run=run)
 

@@ -9,7 +9,7 @@ Scales are ``full``, ``half``, ``quarter`` and ``eighth``. Convolutions have a b
 zeros.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,14 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models.images import IMAGE_CHANNELS, check_images
-from deblur_jax.ops.conv import conv_general_dilated
+from deblur_jax.ops.conv import add_bias, conv_general_dilated, conv_same
 from deblur_jax.ops.initializers import caffe_xavier
-from deblur_jax.ops.recurrence import DIRECTIONS, Implementation, four_way_recurrence
+from deblur_jax.ops.recurrence import (
+    DIRECTIONS,
+    Implementation,
+    four_way_recurrence,
+    gated_recurrence,
+)
 from deblur_jax.ops.resize import upsample_caffe_bilinear, upsample_half_pixel_bilinear
 
 NUM_STAGES = 4
@@ -62,8 +67,12 @@ class FeatureExtractor(nnx.Module):
 
     def __call__(self, blurred: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(b, h, w, 3) to (b, h, w, c/2), leaky, and (b, h/2, w/2, c), linear."""
-        full = _leaky_relu(self.conv_full(blurred))
+        full = self.full(blurred)
         return full, self.conv_half(full)
+
+    def full(self, blurred: jax.Array) -> jax.Array:
+        """(b, h, w, 3) to (b, h, w, c/2), leaky."""
+        return _leaky_relu(self.conv_full(blurred))
 
 
 class VGGEncoder(nnx.Module):
@@ -158,11 +167,43 @@ class SpatialRNN(nnx.Module):
     def __call__(self, x: jax.Array, guidance: jax.Array) -> jax.Array:
         """Inputs (b, h, w, c) and the weight generator's (b, h, w, g) to (b, h, w, c)."""
         scanned = four_way_recurrence(x, self.gates(guidance), implementation=self.implementation)
-        return _leaky_relu(self.merge(scanned))
+        return self.merged(scanned)
 
     def gates(self, guidance: jax.Array) -> jax.Array:
         """(b, h, w, 4c) in (-1, 1): a block of c for each of ``DIRECTIONS``."""
-        gates = jnp.tanh(self.conv_gates(guidance))
+        return self._limited(self.conv_gates(guidance))
+
+    def merged(self, scanned: jax.Array) -> jax.Array:
+        """States in all ``DIRECTIONS``, (b, h, w, 4c), to the stage's result, (b, h, w, c)."""
+        return _leaky_relu(self.merge(scanned))
+
+    def gates_of(self, guidance: jax.Array, directions: Sequence[str]) -> jax.Array:
+        """The blocks of ``gates`` of some directions alone, at their share of the cost."""
+        blocks = [list(DIRECTIONS).index(name) for name in directions]
+        kernel, bias = (
+            jnp.concatenate([jnp.split(p[...], len(DIRECTIONS), -1)[block] for block in blocks], -1)
+            for p in (self.conv_gates.kernel, self.conv_gates.bias)
+        )
+        dtype = self.conv_gates.dtype
+        gates = conv_same(
+            guidance.astype(dtype), kernel.astype(dtype), precision=self.conv_gates.precision
+        )
+        return self._limited(add_bias(gates, bias))
+
+    def scan(self, x: jax.Array, gates: jax.Array, directions: Sequence[str]) -> jax.Array:
+        """States in some directions: x (b, h, w, c) and a block of gates each, side by side."""
+        blocks = jnp.split(gates, len(directions), axis=-1)
+        x = x.astype(gates.dtype)
+        states = [
+            gated_recurrence(
+                x, block, **DIRECTIONS[name]._asdict(), implementation=self.implementation
+            )
+            for name, block in zip(directions, blocks, strict=True)
+        ]
+        return jnp.concatenate(states, axis=-1)
+
+    def _limited(self, linear: jax.Array) -> jax.Array:
+        gates = jnp.tanh(linear)
         if self.gate_limit is not None:
             gates = jnp.clip(gates, -self.gate_limit, self.gate_limit)
         return gates

@@ -1,0 +1,66 @@
+import jax
+import numpy as np
+import pytest
+
+from deblur_jax import Restorer
+from deblur_jax.config import Config, ConfigError, ModelConfig
+from deblur_jax.inference import make_restore_fn
+from deblur_jax.models import initialize
+from deblur_jax.strips import StripRestorer
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Gates near 1, so that every recurrence reaches across the picture."""
+    config = ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2)
+    graphdef, params = initialize(config, seed=0)
+    for stage in range(4):
+        bias = params["stages"][stage]["conv_gates"]["bias"]
+        bias[...] = bias[...] + 2.0
+    return config, graphdef, params
+
+
+@pytest.mark.parametrize(("size", "rows"), [((480, 24), 160), ((344, 40), 200), ((160, 16), 160)])
+def test_strips_change_nothing(network, size, rows):
+    _, graphdef, params = network
+    picture = np.random.default_rng(0).random((*size, 3), np.float32)
+    whole = jax.jit(make_restore_fn(graphdef))(params, picture[None])[0]
+    strips = StripRestorer(graphdef, jax.devices()[0], rows)(params, picture)
+    np.testing.assert_allclose(strips, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_change_above_is_felt_beyond_what_windows_overlap(network):
+    """By more than strips may differ from the whole: else they would do without the states."""
+    _, graphdef, params = network
+    restore = StripRestorer(graphdef, jax.devices()[0], 160)
+    picture = np.random.default_rng(0).random((480, 24, 3), np.float32)
+    changed = picture.copy()
+    changed[:80] = 0.9
+    restored = restore(params, picture)
+    felt = np.abs(restore(params, changed) - restored)[200:].max()
+    assert felt > 5 * 1e-5 * np.abs(restored).max()
+
+
+def test_the_restorer_takes_strips_where_it_is_told_to(network):
+    model, _, params = network
+    picture = np.random.default_rng(0).random((203, 21, 3), np.float32)
+    whole, strips = (
+        Restorer(Config(model=model), params),
+        Restorer(Config(model=model), params, tile=160),
+    )
+    np.testing.assert_allclose(strips(picture), whole(picture), atol=1e-5)
+    assert strips.restore_fn._cache_size() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 64}, "strips of 64 rows leave nothing between overlaps of 72"),
+        ({"overlap": 8}, "svrnn's strips have an overlap of their own"),
+        ({"tile": 160, "ensemble": "rot4"}, "svrnn's strips can't be turned"),
+    ],
+)
+def test_strips_that_are_not_possible(network, options, message):
+    model, _, params = network
+    with pytest.raises(ConfigError, match=message):
+        Restorer(Config(model=model), params, **options)
