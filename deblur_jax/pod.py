@@ -6,6 +6,7 @@ whichever takes longer, at the speeds its maker publishes: no run is faster.
 """
 
 import dataclasses
+import math
 import os
 import re
 import time
@@ -14,9 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from deblur_jax.config import Config, ConfigError
 from deblur_jax.cost import multiply_accumulates
@@ -25,7 +25,7 @@ from deblur_jax.inference import make_restore_fn
 from deblur_jax.losses import make_loss
 from deblur_jax.models import build_from_config
 from deblur_jax.optim import make_optimizer
-from deblur_jax.sharding import DATA_AXIS, batch_sharding, data_mesh, replicated
+from deblur_jax.sharding import batch_sharding, data_mesh, replicated
 from deblur_jax.train_step import init_state, make_train_step
 
 _GIB = 2**30
@@ -49,6 +49,11 @@ CHIPS = {
     "v6e": Chip(918e12, 1640e9, 32 * _GIB),
 }
 
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+_SLICES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}
+"""Slices to rent, small to large: a program runs on all chips of one."""
+
 _PASSES = {None: 1, "default": 1, "high": 3, "highest": 6}
 """bfloat16 products that one float32 product is made of, by precision."""
 
@@ -60,7 +65,9 @@ class Plan:
     """What a program needs, a device each, unless it says otherwise.
 
     Attributes:
-        topology, devices, used_devices: the chips, and how many the batch divides over.
+        topology, devices: the chips.
+        used_devices: how many of them the batch divides over. Where these are not all, the plan is
+            for the largest slice that it divides over.
         batch_size: global.
         fits: whether its memory does.
         hbm_bytes: available.
@@ -110,7 +117,8 @@ def plan_training(config: Config, topology: str) -> Plan:
     if config.per_device_batch is not None:
         rows = config.per_device_batch * len(devices) * config.accumulation_steps
         config = dataclasses.replace(config, batch_size=rows)
-    mesh = data_mesh(config.batch_size // config.accumulation_steps, devices)
+    rows = config.batch_size // config.accumulation_steps
+    mesh = data_mesh(rows, _usable_devices(topology, devices, rows))
     graphdef, params = nnx.split(
         nnx.eval_shape(lambda: build_from_config(config.model, rngs=nnx.Rngs(0), platform="tpu"))
     )
@@ -163,7 +171,7 @@ def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan
         ConfigError: without libtpu, or for a topology that it does not know.
     """
     devices = _topology_devices(topology)
-    mesh = Mesh(np.array(devices[:1]), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    mesh = data_mesh(1, _usable_devices(topology, devices, 1))
     model = nnx.eval_shape(
         lambda: build_from_config(config.model, rngs=nnx.Rngs(0), platform="tpu")
     )
@@ -232,6 +240,22 @@ def _plan(
         days_bound=_days(bound, num_steps),
         **described,
     )
+
+
+def _usable_devices(topology: str, devices: list[jax.Device], rows: int) -> list[jax.Device]:
+    """All devices of a topology, or of the largest smaller one that rows divide over.
+
+    Compilers refuse a part of a slice, but for single chips of the smallest, which is one host.
+    """
+    if rows % len(devices) == 0:
+        return devices
+    chip = topology.partition(":")[0]
+    sizes = {name: math.prod(map(int, name.split("x"))) for name in _SLICES[chip]}
+    usable = [name for name, n in sizes.items() if n < len(devices) and rows % n == 0]
+    if usable:
+        return _topology_devices(f"{chip}:{usable[-1]}")
+    host = _topology_devices(f"{chip}:{_SLICES[chip][0]}")
+    return host[: max(n for n in range(1, len(host) + 1) if rows % n == 0)]
 
 
 def _topology_devices(topology: str) -> list[jax.Device]:

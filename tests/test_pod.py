@@ -93,10 +93,9 @@ def test_the_only_collective_on_tpus_is_one_all_reduce_outside_of_loops(planned_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_mimo_unet_plus_fits_four_patches_a_chip(dtype):
+def test_mimo_unet_plus_fits_four_patches_a_chip():
     topology_mesh("v5e:2x2")
-    config = Config(model=ModelConfig(name="mimo_unet_plus", dtype=dtype), per_device_batch=4)
+    config = Config(model=ModelConfig(name="mimo_unet_plus"), per_device_batch=4)
     plan = pod.plan_training(config, "v5e:2x2")
     assert plan.fits
     assert plan.needed_bytes < 0.6 * plan.hbm_bytes
@@ -128,6 +127,14 @@ def test_inference_is_planned_for_a_picture_a_chip():
     assert (plan.used_devices, plan.batch_size) == (1, 1)
     assert plan.days_bound is None
     assert plan.collectives == {}
+
+
+@pytest.mark.parametrize(("rows", "used"), [(4, 4), (20, 4), (7, 1), (16, 16), (32, 16)])
+def test_a_batch_uses_a_whole_slice(rows, used):
+    """20 rows would divide over 10 of 16 chips, but these are no slice."""
+    topology_mesh("v5e:2x2")
+    devices = pod._topology_devices("v5e:4x4")
+    assert len(pod._usable_devices("v5e:4x4", devices, rows)) == used
 
 
 def test_a_program_that_does_not_fit_says_what_it_needs():

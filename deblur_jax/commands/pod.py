@@ -67,11 +67,21 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def _unused(plan: Plan) -> list[str]:
+    if plan.used_devices == plan.devices or plan.days_bound is None:
+        return []
+    return [
+        f"              the batch does not divide over {plan.devices}: rent {plan.used_devices}, or "
+        "give --per_device_batch"
+    ]
+
+
 def _table(plan: Plan) -> str:
     share = 100 * plan.needed_bytes / plan.hbm_bytes
     lines = [
         f"{plan.topology}: {plan.used_devices} of {plan.devices} chips, batch {plan.batch_size}; "
         "compiled, not run",
+        *_unused(plan),
         f"memory        {plan.needed_bytes / _GIB:.2f} of {plan.hbm_bytes / _GIB:.4g} GiB a chip "
         f"({share:.0f} %)",
     ]
