@@ -71,8 +71,8 @@ def _unused(plan: Plan) -> list[str]:
     if plan.used_devices == plan.devices or plan.days_bound is None:
         return []
     return [
-        f"              the batch does not divide over {plan.devices}: rent {plan.used_devices}, or "
-        "give --per_device_batch"
+        f"              the batch does not divide over {plan.devices}: rent {plan.used_devices}, "
+        "or give --per_device_batch"
     ]
 
 
