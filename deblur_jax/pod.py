@@ -57,7 +57,10 @@ _SLICES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}
 _PASSES = {None: 1, "default": 1, "high": 3, "highest": 6}
 """bfloat16 products that one float32 product is made of, by precision."""
 
-_EXHAUSTED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_EXHAUSTED = re.compile(
+    r"(?:Used |temporaries \()(?P<needed>[\d.]+)(?P<unit>[KMG])\)? (?:of|exceeds available HBM)"
+)
+"""The compiler has two ways to say it; the second leaves the arguments out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +210,7 @@ def _plan(
             raise
         return Plan(
             fits=False,
-            needed_bytes=_bytes(*needed.group(1, 2)),
+            needed_bytes=_bytes(*needed.group("needed", "unit")),
             argument_bytes=None,
             temp_bytes=None,
             bytes_per_step=None,

@@ -137,21 +137,30 @@ def test_a_batch_uses_a_whole_slice(rows, used):
     assert len(pod._usable_devices("v5e:4x4", devices, rows)) == used
 
 
-def test_a_program_that_does_not_fit_says_what_it_needs():
-    def too_large():
-        raise jax.errors.JaxRuntimeError(
+@pytest.mark.parametrize(
+    ("message", "needed_gib"),
+    [
+        (
             "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. "
-            "Exceeded hbm capacity by 4.75G."
-        )
-
+            "Exceeded hbm capacity by 4.75G.",
+            20.5,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (35.66G) exceeds available HBM (15.75G).",
+            35.66,
+        ),
+    ],
+)
+def test_a_program_that_does_not_fit_says_what_it_needs(message, needed_gib):
     class Program:
         def lower(self, *arguments):
-            too_large()
+            raise jax.errors.JaxRuntimeError(message)
 
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     plan = pod._plan("v5e:2x2", Program(), (), mesh, 4, Config(), 10**12, 4, 86_400)
     assert not plan.fits
-    assert plan.needed_bytes == int(20.5 * 2**30)
+    assert plan.needed_bytes == int(needed_gib * 2**30)
     assert plan.days_bound == pytest.approx(2e12 / 197e12)
 
 
