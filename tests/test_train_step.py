@@ -16,9 +16,10 @@ from deblur_jax.train_step import init_state, make_train_step
 from tests import golden
 
 GRADIENT_NORM_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 5e-4}
+UPDATE_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 1e-2}
 # Half a unit in the last place of the start is enough to turn a ReLU over in the second step: then
 # the first convolution's update moves by 9e-4, and by 1e-4 where none is turned.
-UPDATE_TOLERANCE = {"mimo_unet": 2e-3, "mimo_unet_plus": 1e-2}
+FIRST_UPDATE_TOLERANCE = {"mimo_unet": 2e-3, "mimo_unet_plus": 1e-2}
 
 
 @pytest.mark.parametrize("name", golden.MODELS)
@@ -62,7 +63,9 @@ def test_three_steps_of_adam_equal_the_official_codes(name):
         parameter = key.removeprefix("adam3/")
         update = after[parameter] - before[parameter]
         expected = recorded[key] - before[parameter]
-        assert golden.relative_error(update, expected) < UPDATE_TOLERANCE[name], key
+        is_first = parameter.startswith("feat_extract.0.")
+        tolerance = (FIRST_UPDATE_TOLERANCE if is_first else UPDATE_TOLERANCE)[name]
+        assert golden.relative_error(update, expected) < tolerance, key
 
 
 OPTIMIZER = optax.adam(1e-3)
