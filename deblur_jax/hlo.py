@@ -9,7 +9,7 @@ _ARRAY = re.compile(r"(pred|[a-z]+\d+(?:e\w+)?)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"(calls|to_apply|body|condition)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"(?:branch|true|false)_computations?=\{?([^}=]*)")
+_BRANCHES = re.compile(r"(?:true|false)_computation=(%[\w.\-]+)|branch_computations=\{([^}]*)\}")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _NUMBER = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 
@@ -98,8 +98,8 @@ class _Traffic:
         if opcode == "while":
             return self.turns(called["condition"]) * self.of(called["body"])
         if opcode == "conditional":
-            names = ",".join(_BRANCHES.findall(instruction.text))
-            return max(self.of(name) for name in _OPERAND.findall(names))
+            names = _OPERAND.findall(str(_BRANCHES.findall(instruction.text)))
+            return max(self.of(name) for name in names)
         if opcode in ("call", "async-start"):
             return self.of(called.get("to_apply") or called["calls"])
         if opcode == "fusion":

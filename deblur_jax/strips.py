@@ -16,6 +16,7 @@ from flax import nnx
 
 from deblur_jax.compilation import compiler_options
 from deblur_jax.config import ConfigError
+from deblur_jax.errors import UserError
 from deblur_jax.models.svrnn import NUM_STAGES, SVRNN
 from deblur_jax.tiling import Span, spans
 
@@ -25,6 +26,10 @@ _RECONSTRUCTOR_REACH = 16
 """The same of the reconstructor: 12, and alignment."""
 _PIXELS = 3_500_000
 """Of a window, with what it overlaps: what about 3 GB are enough for."""
+
+
+class StripError(UserError, RuntimeError):
+    """The temporary files can't be written."""
 
 
 class StripRestorer:
@@ -40,11 +45,13 @@ class StripRestorer:
     """
 
     def __init__(self, graphdef: nnx.GraphDef, device: jax.Device, rows: int | None = None):
-        if rows is not None and rows // 8 * 8 <= 2 * _REACH:
-            raise ConfigError(
-                f"strips of {rows} rows leave nothing between overlaps of {_REACH}: they must be "
-                f"higher than {2 * _REACH + 7}"
-            )
+        if rows is not None:
+            rows = rows // SVRNN.size_multiple * SVRNN.size_multiple
+            if rows <= 2 * _REACH:
+                raise ConfigError(
+                    f"strips of {rows} rows leave nothing between overlaps of {_REACH}: they must "
+                    f"be higher than {2 * _REACH}"
+                )
         self._device = device
         self._rows = rows
         options = {"compiler_options": compiler_options(device.platform)}
@@ -61,7 +68,11 @@ class StripRestorer:
         self._reconstruct = compiled(_reconstruct)
 
     def __call__(self, params: nnx.State, picture: np.ndarray) -> np.ndarray:
-        """Restores (h, w, 3) float32 in [0, 1], sides multiples of 8; not clipped."""
+        """Restores (h, w, 3) float32 in [0, 1], sides multiples of 8; not clipped.
+
+        Raises:
+            StripError: if the temporary files don't fit.
+        """
         height, width = picture.shape[:2]
         window = min(height, self._rows or max(_PIXELS // width, 4 * _REACH) // 8 * 8)
         with contextlib.ExitStack() as files:
@@ -189,8 +200,14 @@ class _Rows:
     def write(self, first: int, rows: np.ndarray) -> None:
         rows = np.ascontiguousarray(rows, np.float32)
         self.channels = rows.shape[-1]
-        self._file.seek(first * self._row_bytes)
-        self._file.write(rows.data)
+        try:
+            self._file.seek(first * self._row_bytes)
+            self._file.write(rows.data)
+        except OSError as error:
+            raise StripError(
+                f"{tempfile.gettempdir()}: can't hold a picture's strips ({error.strerror}): make "
+                "room, or name another folder in TMPDIR"
+            ) from None
 
     def read(self, first: int, end: int) -> np.ndarray:
         rows = np.zeros((end - first, self.width, self.channels), np.float32)

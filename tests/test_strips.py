@@ -1,3 +1,7 @@
+import errno
+import io
+import tempfile
+
 import jax
 import numpy as np
 import pytest
@@ -6,7 +10,7 @@ from deblur_jax import Restorer
 from deblur_jax.config import Config, ConfigError, ModelConfig
 from deblur_jax.inference import make_restore_fn
 from deblur_jax.models import initialize
-from deblur_jax.strips import StripRestorer
+from deblur_jax.strips import StripError, StripRestorer
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def test_the_restorer_takes_strips_where_it_is_told_to(network):
     picture = np.random.default_rng(0).random((203, 21, 3), np.float32)
     whole, strips = (
         Restorer(Config(model=model), params),
-        Restorer(Config(model=model), params, tile=160),
+        Restorer(Config(model=model), params, tile=165),
     )
     np.testing.assert_allclose(strips(picture), whole(picture), atol=1e-5)
     assert strips.restore_fn._cache_size() == 0
@@ -64,3 +68,16 @@ def test_strips_that_are_not_possible(network, options, message):
     model, _, params = network
     with pytest.raises(ConfigError, match=message):
         Restorer(Config(model=model), params, **options)
+
+
+def test_a_full_disk_gets_one_line(network, monkeypatch):
+    _, graphdef, params = network
+    picture = np.zeros((160, 16, 3), np.float32)
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+    with pytest.raises(StripError, match="can't hold a picture's strips"):
+        StripRestorer(graphdef, jax.devices()[0])(params, picture)
