@@ -33,7 +33,7 @@ _FREE = frozenset(
         "replica-id",
         "opt-barrier",
         "copy-done",
-        "slice-done",
+        "slice-start",
         "all-reduce-done",
         "all-gather-done",
         "async-done",
@@ -41,7 +41,8 @@ _FREE = frozenset(
         "collective-permute-done",
     }
 )
-"""They move nothing, or what their ``-start`` has been charged for."""
+"""They move nothing, or what the other half of an asynchronous pair is charged for."""
+_SLICES = ("slice", "dynamic-slice")
 _OTHER_MEMORY = re.compile(r"S\([1-9]\)")
 """In a layout: not HBM, but the memory on the chip."""
 
@@ -105,8 +106,11 @@ class _Traffic:
         if opcode == "fusion":
             return self.of_fusion(instruction, around, self.computations[called["calls"]])
         operands = [_bytes(around[name].type) for name in instruction.operands]
-        if opcode == "dynamic-slice":
-            return 2 * _bytes(instruction.type)
+        if opcode == "slice-done":  # that its source is in HBM makes it worth a start
+            return _bytes(instruction.type) + _bytes(instruction.type, anywhere=True)
+        if opcode in _SLICES:
+            part = _bytes(instruction.type, anywhere=True)
+            return min(operands[0], part) + _bytes(instruction.type)
         if opcode == "dynamic-update-slice":
             return 2 * operands[1]
         if opcode == "copy-start":  # its type holds source and destination
@@ -146,8 +150,8 @@ class _Traffic:
 
 def _part_of_operand(user: _Instruction, operand: str, inside) -> int | None:
     """Bytes that a slice takes of an operand; None where the whole is used."""
-    if user.opcode == "dynamic-slice":
-        return _bytes(user.type) if user.operands[0] == operand else 0
+    if user.opcode in _SLICES:
+        return _bytes(user.type, anywhere=True) if user.operands[0] == operand else 0
     if user.opcode == "dynamic-update-slice" and user.operands[0] == operand:
         return 0  # it is written in place
     return None
