@@ -45,6 +45,49 @@ def test_a_loop_counts_as_often_as_it_runs_and_a_slice_for_what_it_takes(turns):
     assert turns * one_turn <= moved < 3 * turns * one_turn
 
 
+def test_a_slice_is_charged_for_what_it_takes():
+    rows = jnp.zeros((1000, 128))
+    assert bytes_moved(program_of(lambda x: x[10:18] + 1, rows)) == 2 * 8 * 128 * 4
+
+
+def test_a_slice_that_is_read_ahead_is_charged_once():
+    program = """
+ENTRY %main (x: f32[1000,128]) -> f32[8,128] {
+  %x = f32[1000,128]{1,0} parameter(0)
+  %s = ((f32[1000,128]{1,0}), f32[8,128]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %d = f32[8,128]{1,0:S(1)} slice-done(%s)
+  ROOT %n = f32[8,128]{1,0} negate(%d)
+}
+"""
+    assert bytes_moved(program) == 2 * 8 * 128 * 4
+
+
+def test_both_branches_of_a_conditional_are_read():
+    program = """
+%one (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %n = f32[8]{0} negate(%a)
+}
+
+%two (b: f32[8]) -> f32[8] {
+  %b = f32[8]{0} parameter(0)
+  %e = f32[8]{0} exponential(%b)
+  ROOT %m = f32[8]{0} negate(%e)
+}
+
+ENTRY %main (p: pred[], x: f32[8]) -> f32[8] {
+  %p = pred[] parameter(0)
+  %x = f32[8]{0} parameter(1)
+  ROOT %c = f32[8]{0} conditional(%p, %x, %x), FORM
+}
+"""
+    for form in (
+        "true_computation=%one, false_computation=%two",
+        "branch_computations={%one, %two}",
+    ):
+        assert bytes_moved(program.replace("FORM", form)) == 4 * 8 * 4
+
+
 def test_what_stays_on_a_tpus_chip_is_not_charged():
     """A chain of products of 4 MB in all reads its input and writes its result."""
     mesh = topology_mesh("v5e:2x2")
