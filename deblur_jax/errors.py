@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 from absl import logging
@@ -16,9 +17,11 @@ class UserError(Exception):
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and status 1 where a ``UserError`` arrives.
 
-    What libraries log below the level of an error is left out, so that the line is seen.
+    What libraries log is left out, so that the line is seen: their errors arrive as exceptions.
     """
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = _print_of_main_thread
+    threading.excepthook = _print_one_line
     try:
         yield
     except UserError as error:
@@ -26,3 +29,14 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Not sys.exit: the tasks that a failed save leaves behind would bury the line.
         os._exit(1)
+
+
+def _print_of_main_thread(unraisable) -> None:
+    """Leaves out what the native threads of a failed save print: its error arrives by itself."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
+
+
+def _print_one_line(of_thread) -> None:
+    """A thread of a library that fails, such as TensorBoard's writer on a full disk, ends alone."""
+    sys.stderr.write(f"\nwarning: a thread ended: {of_thread.exc_value}\n")

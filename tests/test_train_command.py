@@ -87,6 +87,7 @@ def test_a_disk_that_is_full_stops_the_run_and_keeps_what_there_was(tmp_path):
     result = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'checkpoints'}: ")
+    assert "Traceback" not in result.stderr
     assert newest_step(tmp_path) == 10
     load_weights(tmp_path)
 
