@@ -1,15 +1,19 @@
 """This project beside PyTorch: ``python -m benchmarks.run --torch_python PYTHON``.
 
 Every case runs in a process of its own; those of one comparison take turns. Needs a Python with
-PyTorch (the same one, by default). Prints Markdown tables and draws ``benchmarks/times.png``.
+PyTorch (the same one, by default). Prints Markdown tables, keeps their numbers in ``times.json``
+and draws all that are there: ``times.png``. Comparisons that are not named stay as they were.
 """
 
 import argparse
 import json
 import os
+import select
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +30,13 @@ from deblur_jax.inference import Restorer
 from deblur_jax.models import initialize
 
 _ROOT = Path(__file__).parents[1]
-_PLOT = Path(__file__).with_name("times.png")
+_TIMES, _PLOT = (Path(__file__).with_name(name) for name in ("times.json", "times.png"))
+
+_PATIENCE = 300
+"""Seconds that a process may take for one answer, compilation included."""
+
+_PAUSE = 0.5
+"""Seconds before each turn: the threads of the one before may still be spinning."""
 
 OURS = "deblur_jax"
 _KEEPS_MEMORY = {
@@ -91,16 +101,13 @@ _CONVOLUTIONS = ((360, 640, 128), (180, 320, 256), (90, 160, 512))
 
 
 class Measured(NamedTuple):
-    """Of one variant."""
+    """Of one variant: seconds, and the peak of its process's memory."""
 
     first: float
-    seconds: list[float]
+    median: float
+    fastest: float
+    slowest: float
     peak_bytes: int
-
-    @property
-    def median(self) -> float:
-        """Seconds."""
-        return statistics.median(self.seconds)
 
 
 class Worker:
@@ -110,8 +117,15 @@ class Worker:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
         command = [python, "-m", "benchmarks.worker", *words]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # A session of its own, so that what it starts ends with it.
         self._process = subprocess.Popen(
-            command, cwd=_ROOT, env=environment, text=True, bufsize=1, **pipes
+            command,
+            cwd=_ROOT,
+            env=environment,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+            **pipes,
         )
         self.first = self._answer()
 
@@ -126,9 +140,12 @@ class Worker:
         return int(self._answer())
 
     def _answer(self) -> float:
+        if not select.select([self._process.stdout], [], [], _PATIENCE)[0]:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            raise RuntimeError(f"no answer in {_PATIENCE} s")
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args}: ended without an answer")
+            raise RuntimeError("ended without an answer")
         return json.loads(line)
 
 
@@ -138,14 +155,13 @@ def main() -> None:
     parser.add_argument("comparisons", nargs="*", metavar="NAME", help=", ".join(COMPARISONS))
     parser.add_argument("--torch_python", default=sys.executable, help="a Python with PyTorch")
     args = parser.parse_args()
-    results = {}
     for name in args.comparisons or COMPARISONS:
-        comparison = COMPARISONS[name]
-        results[comparison.title] = _compare(comparison, args.torch_python)
-        _print_table(comparison.title, results[comparison.title])
+        measured = _compare(COMPARISONS[name], args.torch_python)
+        _print_table(COMPARISONS[name].title, measured)
         if name == "svrnn":
-            _print_share_of_floor(results[comparison.title][OURS].median)
-    _draw(results)
+            _print_share_of_floor(measured[OURS].median)
+        _keep(name, measured)
+    _draw()
 
 
 def _compare(comparison: Comparison, torch_python: str) -> dict[str, Measured]:
@@ -160,11 +176,14 @@ def _compare(comparison: Comparison, torch_python: str) -> dict[str, Measured]:
     seconds = {name: [] for name in workers}
     for _ in range(comparison.rounds):
         for name, worker in workers.items():
+            time.sleep(_PAUSE)
             seconds[name].append(worker.again())
-    return {
-        name: Measured(worker.first, seconds[name], worker.end())
-        for name, worker in workers.items()
-    }
+    return {name: _summary(worker, seconds[name]) for name, worker in workers.items()}
+
+
+def _summary(worker: Worker, seconds: list[float]) -> Measured:
+    median = statistics.median(seconds)
+    return Measured(worker.first, median, min(seconds), max(seconds), worker.end())
 
 
 def _print_table(title: str, measured: dict[str, Measured]) -> None:
@@ -175,8 +194,8 @@ def _print_table(title: str, measured: dict[str, Measured]) -> None:
     for name, of in measured.items():
         ratios = f"{ours.median / of.median:.2f} | {ours.peak_bytes / of.peak_bytes:.2f}"
         print(
-            f"| {name} | {of.first:.1f} s | {of.median:.2f} s | {min(of.seconds):.2f} | "
-            f"{max(of.seconds):.2f} | {of.peak_bytes / 2**30:.2f} GiB | "
+            f"| {name} | {of.first:.1f} s | {of.median:.2f} s | {of.fastest:.2f} | "
+            f"{of.slowest:.2f} | {of.peak_bytes / 2**30:.2f} GiB | "
             f"{ratios if name != OURS else ' | '} |",
             flush=True,
         )
@@ -203,20 +222,32 @@ def _print_share_of_floor(seconds: float) -> None:
     )
 
 
-def _draw(results: dict[str, dict[str, Measured]]) -> None:
+def _all_kept() -> dict[str, dict[str, list[float]]]:
+    return json.loads(_TIMES.read_text()) if _TIMES.exists() else {}
+
+
+def _keep(name: str, measured: dict[str, Measured]) -> None:
+    kept = {**_all_kept(), name: measured}
+    _TIMES.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _draw() -> None:
+    kept = _all_kept()
     figure, axes = plt.subplots(
-        len(results), 1, figsize=(8, 1 + 1.3 * len(results)), layout="constrained", squeeze=False
+        len(kept), 1, figsize=(8, 1 + 1.3 * len(kept)), layout="constrained", squeeze=False
     )
-    for axis, (title, measured) in zip(axes[:, 0], results.items(), strict=True):
+    names = [name for name in COMPARISONS if name in kept]
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        measured = {variant: Measured(*values) for variant, values in kept[name].items()}
         medians = [of.median for of in measured.values()]
         spread = [
-            [of.median - min(of.seconds) for of in measured.values()],
-            [max(of.seconds) - of.median for of in measured.values()],
+            [of.median - of.fastest for of in measured.values()],
+            [of.slowest - of.median for of in measured.values()],
         ]
-        colours = ["tab:blue" if name == OURS else "tab:gray" for name in measured]
+        colours = ["tab:blue" if variant == OURS else "tab:gray" for variant in measured]
         axis.barh(list(measured), medians, xerr=spread, color=colours)
         axis.invert_yaxis()
-        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_title(COMPARISONS[name].title, fontsize=9, loc="left")
         axis.tick_params(labelsize=7)
     axes[-1, 0].set_xlabel("seconds, median and range", fontsize=8)
     figure.savefig(_PLOT, dpi=110)

@@ -15,11 +15,8 @@ from deblur_jax.ensemble import with_ensemble
 from deblur_jax.images import PathLike
 from deblur_jax.models import START_NAMES, build_from_config
 from deblur_jax.strips import StripRestorer
-from deblur_jax.tiling import TileRestorer
+from deblur_jax.tiling import Size, TileRestorer
 from deblur_jax.weights import load_weights
-
-Size = tuple[int, int]
-"""Height and width, in pixels."""
 
 _LARGEST_WHOLE = 2_000_000
 """Pixels. A larger picture is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
@@ -51,7 +48,7 @@ class Restorer:
         device: where to run; the first one by default.
         precision: of products; "highest" is float32 throughout on every device.
         ensemble: of ``ensemble.ENSEMBLES``, or None.
-        tile: height and width of the windows that a picture is restored in, in pixels; 0 for never,
+        tile: largest sides of the windows that a picture is restored in, in pixels; 0 for never,
             None for 1024 where the picture has more than two million pixels. For SVRNN the height
             of strips as wide as the picture: ``strips.StripRestorer``.
         overlap: how far a pixel is from its window's border at least; None for 64, or the network's
@@ -151,8 +148,12 @@ class Restorer:
             sizes: the height and width of every picture to come, with repetitions.
         """
         aligned = [self._aligned(size) for size in sizes]
-        if isinstance(self._in_parts, TileRestorer):  # whose tiles have one size
-            aligned = [size for size in aligned if not self._is_large(size)]
+        if isinstance(self._in_parts, TileRestorer):
+            large = [size for size in aligned if self._is_large(size)]
+            if large:
+                self._in_parts.plan(large)
+                aligned = [size for size in aligned if not self._is_large(size)]
+                max_compilations = max(max_compilations - 1, 1)
         self._planned = plan_sizes(aligned, max_compilations)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ leaves to the next lies in temporary files.
 """
 
 import contextlib
+import shutil
 import tempfile
 
 import jax
@@ -75,6 +76,7 @@ class StripRestorer:
         """
         height, width = picture.shape[:2]
         window = min(height, self._rows or max(_PIXELS // width, 4 * _REACH) // 8 * 8)
+        self._check_room(params, picture.shape, window)
         with contextlib.ExitStack() as files:
             guidance, inputs, upward, *merged = (
                 files.enter_context(_Rows(height // 2, width // 2)) for _ in range(5)
@@ -100,6 +102,20 @@ class StripRestorer:
                 )
                 restored[span.first : span.end] = _kept(values, span, 1)
         return restored
+
+    def _check_room(self, params, shape, window):
+        """Before an hour of work, not after it."""
+        height, width, colours = shape
+        window = jax.ShapeDtypeStruct((1, window, width, colours), jnp.float32)
+        guidance, inputs = (maps.shape[-1] for maps in jax.eval_shape(self._look, params, window))
+        needed = 4 * (height // 2) * (width // 2) * (guidance + 4 * inputs)
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise StripError(
+                f"{folder}: {free / 1e6:,.0f} MB are free, the strips of a picture of {width}x"
+                f"{height} need {needed / 1e6:,.0f}: make room, or name another folder in TMPDIR"
+            )
 
     def _sweep_up(self, params, stage, strips, inputs, guidance, upward):
         state = jnp.zeros((1, 1, inputs.width, inputs.channels))

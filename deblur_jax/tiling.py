@@ -1,6 +1,6 @@
 """A large picture as windows that overlap, so that a network sees them one by one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -8,6 +8,9 @@ import numpy as np
 from flax import nnx
 
 from deblur_jax.config import ConfigError
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
 
 _TILE, _OVERLAP = 1024, 64
 
@@ -41,6 +44,22 @@ def spans(length: int, window: int, overlap: int) -> list[Span]:
     ]
 
 
+def even_window(length: int, largest: int, overlap: int, multiple: int) -> int:
+    """The smallest window that covers an axis in as few pieces as the largest one does.
+
+    Args:
+        length: of the axis, in pixels, a multiple of ``multiple``.
+        largest: of the windows; more than twice the overlap.
+        overlap: in pixels.
+        multiple: of which windows must be; ``largest`` and ``overlap`` are.
+    """
+    if length <= largest:
+        return length
+    between = length - 2 * overlap
+    count = -(-between // (largest - 2 * overlap))
+    return -(-between // (count * multiple)) * multiple + 2 * overlap
+
+
 class Tile(NamedTuple):
     """One window: what to read, what to keep of its result, and where that goes."""
 
@@ -49,18 +68,17 @@ class Tile(NamedTuple):
     target: tuple[slice, slice]
 
 
-def tiles(size: tuple[int, int], window: int, overlap: int) -> Iterator[Tile]:
-    """The windows of a picture: all of one size, at most ``window`` high and wide.
+def tiles(size: Size, window: Size, overlap: int) -> Iterator[Tile]:
+    """The windows of a picture, all of one size.
 
     Args:
-        size: height and width.
-        window, overlap: as of ``spans``.
+        size: of the picture, no smaller than the windows.
+        window: height and width of the windows.
+        overlap: as of ``spans``.
     """
-    height, width = size
-    window_height, window_width = min(window, height), min(window, width)
-    for row in spans(height, window, overlap):
-        for column in spans(width, window, overlap):
-            pairs = ((row, window_height), (column, window_width))
+    for row in spans(size[0], window[0], overlap):
+        for column in spans(size[1], window[1], overlap):
+            pairs = ((row, window[0]), (column, window[1]))
             yield Tile(
                 tuple(slice(span.start, span.start + side) for span, side in pairs),
                 tuple(slice(span.first - span.start, span.end - span.start) for span, _ in pairs),
@@ -69,14 +87,17 @@ def tiles(size: tuple[int, int], window: int, overlap: int) -> Iterator[Tile]:
 
 
 class TileRestorer:
-    """Restores one picture after the other, window by window, with one compiled program.
+    """Restores one picture after the other, window by window.
+
+    The windows of a picture are as small as their number allows, so that little is restored twice;
+    pictures that were planned for share one size of windows, and so one compiled program.
 
     Args:
         restore_fn: ``(params, blurred) -> restored``, (1, h, w, 3) each.
         device: where to run.
         multiple: of which the sides of pictures are, and windows must be.
         radius: how far the network sees: a larger overlap is of no use.
-        tile: height and width of the windows; None for 1024.
+        tile: largest height and width of the windows; None for 1024.
         overlap: at least; None for 64, or the radius if that is smaller.
 
     Raises:
@@ -94,19 +115,37 @@ class TileRestorer:
     ):
         self._restore_fn = restore_fn
         self._device = device
+        self._multiple = multiple
         self._tile = _TILE if tile is None else tile // multiple * multiple
         overlap = min(radius, _OVERLAP if overlap is None else overlap)
         self._overlap = -(-overlap // multiple) * multiple
+        self._shared: Size | None = None
         if self._tile <= 2 * self._overlap:
             raise ConfigError(
                 f"tiles of {self._tile} pixels leave nothing between overlaps of {self._overlap}: "
                 f"they must be larger than {2 * self._overlap}"
             )
 
+    def plan(self, sizes: Iterable[Size]) -> None:
+        """Has pictures of these sizes, multiples of ``multiple``, share one size of windows."""
+        heights, widths = zip(*map(self._window, sizes), strict=True)
+        self._shared = max(heights), max(widths)
+
     def __call__(self, params: nnx.State, picture: np.ndarray) -> np.ndarray:
         """Restores (h, w, 3) float32 in [0, 1], sides of the multiple; not clipped."""
+        height, width = picture.shape[:2]
+        window = self._shared or self._window((height, width))
+        beyond = max(window[0] - height, 0), max(window[1] - width, 0)
+        if any(beyond):
+            picture = np.pad(picture, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="edge")
         restored = np.empty(picture.shape, np.float32)
-        for tile in tiles(picture.shape[:2], self._tile, self._overlap):
-            window = jax.device_put(picture[None, *tile.window], self._device)
-            restored[tile.target] = np.asarray(self._restore_fn(params, window))[0][tile.kept]
-        return restored
+        for tile in tiles(picture.shape[:2], window, self._overlap):
+            part = jax.device_put(picture[None, *tile.window], self._device)
+            restored[tile.target] = np.asarray(self._restore_fn(params, part))[0][tile.kept]
+        return restored[:height, :width]
+
+    def _window(self, size: Size) -> Size:
+        height, width = (
+            even_window(side, self._tile, self._overlap, self._multiple) for side in size
+        )
+        return height, width

@@ -1,5 +1,6 @@
 import errno
 import io
+import shutil
 import tempfile
 
 import jax
@@ -80,4 +81,15 @@ def test_a_full_disk_gets_one_line(network, monkeypatch):
 
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
     with pytest.raises(StripError, match="can't hold a picture's strips"):
+        StripRestorer(graphdef, jax.devices()[0])(params, picture)
+
+
+def test_too_little_room_is_said_beforehand(network, monkeypatch):
+    """Half-size maps of the guidance, 8 channels, and four times 4."""
+    _, graphdef, params = network
+    picture = np.zeros((400, 1600, 3), np.float32)
+    needed = 4 * 200 * 800 * (8 + 4 * 4)
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
+    with pytest.raises(StripError, match="need 15: make room, or name another folder in TMPDIR"):
         StripRestorer(graphdef, jax.devices()[0])(params, picture)

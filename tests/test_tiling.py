@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from deblur_jax import Restorer
 from deblur_jax.config import Config, ConfigError, ModelConfig
 from deblur_jax.models import build_model, initialize
-from deblur_jax.tiling import spans, tiles
+from deblur_jax.tiling import even_window, spans, tiles
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 30))
@@ -28,12 +28,25 @@ def test_tiles_put_a_picture_together_again():
     picture = np.arange(50 * 70).reshape(50, 70)
     again = np.zeros_like(picture)
     shapes = set()
-    for tile in tiles(picture.shape, 24, 4):
+    for tile in tiles(picture.shape, (24, 40), 4):
         window = picture[tile.window]
         shapes.add(window.shape)
         again[tile.target] = window[tile.kept]
     np.testing.assert_array_equal(again, picture)
-    assert shapes == {(24, 24)}
+    assert shapes == {(24, 40)}
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 5), st.sampled_from([1, 2, 8]))
+def test_even_windows_are_as_few_and_no_larger(length, between, overlap, multiple):
+    length, overlap = length * multiple, overlap * multiple
+    largest = between * multiple + 2 * overlap
+    window = even_window(length, largest, overlap, multiple)
+    assert window <= min(largest, length)
+    assert window % multiple == 0
+    count = len(spans(length, window, overlap))
+    assert count == len(spans(length, largest, overlap))
+    if count > 1 and window - multiple > 2 * overlap:
+        assert len(spans(length, window - multiple, overlap)) > count
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +71,17 @@ def test_all_tiles_share_one_program_beside_the_planned_sizes(network):
     for size in sizes:
         assert restorer(np.zeros((*size, 3), np.float32)).shape == (*size, 3)
     assert restorer.restore_fn._cache_size() == 1
+
+
+def test_a_picture_smaller_than_the_shared_windows_is_padded_to_them(network):
+    """A low and a narrow one, planned together: each is smaller than what the other needs."""
+    planned, alone = Restorer(*network, tile=48), Restorer(*network, tile=48)
+    low = np.random.default_rng(0).random((24, 90, 3), np.float32)
+    planned.plan_sizes([(24, 90), (90, 24)], 4)
+    padded = np.pad(low, ((0, 24), (0, 0), (0, 0)), mode="edge")
+    np.testing.assert_allclose(planned(low), alone(padded)[:24], atol=1e-6)
+    planned(low.swapaxes(0, 1))
+    assert planned.restore_fn._cache_size() == 1
 
 
 @pytest.mark.parametrize("num_res_blocks", [0, 1])

@@ -45,7 +45,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--tile",
         type=int,
-        help="restore in windows of this height and width (SVRNN: strips of this height), 0 for "
+        help="restore in windows no larger than this (SVRNN: strips of this height), 0 for "
         "never (default: 1024, SVRNN by memory, where a picture has more than two million pixels)",
     )
     parser.add_argument(
