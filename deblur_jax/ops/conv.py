@@ -14,8 +14,9 @@ _PIXELS_A_PRODUCT = 256
 """At least so many terms are summed by one product of the kernel's gradient: fewer would spend the
 time on adding up the products."""
 
-_MIN_CHANNELS = 8
-"""Below, products of rows are so thin that XLA's own gradient is faster."""
+_MIN_WIDTH = 24
+"""The least width of a kernel times its inputs. Below, products of rows are so thin that XLA's own
+gradient is faster; few outputs are no reason, there XLA's is many times slower."""
 
 
 def conv_same(
@@ -88,7 +89,8 @@ def _conv_backward(padding, precision, saved, cotangents):
         conv = functools.partial(_plain_conv, inputs, padding=padding, precision=precision)
         return jax.linear_transpose(conv, kernel)(cotangents)[0]
 
-    suits_rows = min(kernel.shape[2:]) >= _MIN_CHANNELS and inputs.shape[1] >= padding[0]
+    wide = kernel.shape[1] * kernel.shape[2] >= _MIN_WIDTH
+    suits_rows = wide and inputs.shape[1] >= padding[0]
     # Two choices, not one, so that a gradient that nobody asks for is left out.
     return (
         jax.lax.platform_dependent(
