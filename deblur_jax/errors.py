@@ -37,6 +37,8 @@ def _print_of_main_thread(unraisable) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _print_one_line(of_thread) -> None:
+def _print_one_line(thread) -> None:
     """A thread of a library that fails, such as TensorBoard's writer on a full disk, ends alone."""
-    sys.stderr.write(f"\nwarning: a thread ended: {of_thread.exc_value}\n")
+    if not issubclass(thread.exc_type, SystemExit):
+        kind = thread.exc_type.__name__
+        sys.stderr.write(f"\nwarning: a thread ended: {kind}: {thread.exc_value}\n")

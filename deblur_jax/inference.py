@@ -150,8 +150,8 @@ class Restorer:
         aligned = [self._aligned(size) for size in sizes]
         if isinstance(self._in_parts, TileRestorer):
             large = [size for size in aligned if self._is_large(size)]
+            self._in_parts.plan(large)
             if large:
-                self._in_parts.plan(large)
                 aligned = [size for size in aligned if not self._is_large(size)]
                 max_compilations = max(max_compilations - 1, 1)
         self._planned = plan_sizes(aligned, max_compilations)

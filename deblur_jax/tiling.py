@@ -127,9 +127,12 @@ class TileRestorer:
             )
 
     def plan(self, sizes: Iterable[Size]) -> None:
-        """Has pictures of these sizes, multiples of ``multiple``, share one size of windows."""
-        heights, widths = zip(*map(self._window, sizes), strict=True)
-        self._shared = max(heights), max(widths)
+        """Has pictures of these sizes, multiples of ``multiple``, share one size of windows.
+
+        Without sizes, each picture has windows of its own again.
+        """
+        windows = [self._window(size) for size in sizes]
+        self._shared = (max(h for h, _ in windows), max(w for _, w in windows)) if windows else None
 
     def __call__(self, params: nnx.State, picture: np.ndarray) -> np.ndarray:
         """Restores (h, w, 3) float32 in [0, 1], sides of the multiple; not clipped."""
