@@ -66,33 +66,33 @@ class Comparison(NamedTuple):
 _NOT_COMPILED = tuple(name for name in TORCH_VARIANTS if "compile" not in name)
 COMPARISONS = {
     "small": Comparison(
-        "MIMO-UNet, a picture of 256x256", ("mimo_unet", "inference", "1", "256", "256"), 15
+        "MIMO-UNet, a picture of 256x256", ("mimo_unet", "inference", "1", "256", "256"), 25
     ),
     "large": Comparison(
-        "MIMO-UNet, a picture of 1280x720", ("mimo_unet", "inference", "1", "720", "1280"), 3
+        "MIMO-UNet, a picture of 1280x720", ("mimo_unet", "inference", "1", "720", "1280"), 5
     ),
     "train4": Comparison(
         "MIMO-UNet, train step, 4 patches of 256",
         ("mimo_unet", "training", "4", "256", "256"),
-        3,
+        5,
         _NOT_COMPILED,
     ),
     "train8": Comparison(
         "MIMO-UNet, train step, 8 patches of 128",
         ("mimo_unet", "training", "8", "128", "128"),
-        5,
+        9,
         _NOT_COMPILED,
     ),
     "svrnn": Comparison(
         "SVRNN, a picture of 1280x720",
         ("svrnn", "inference", "1", "720", "1280"),
-        3,
+        5,
         _NOT_COMPILED,
     ),
     "svrnn_train": Comparison(
         "SVRNN, train step, 4 patches of 128",
         ("svrnn", "training", "4", "128", "128"),
-        5,
+        15,
         _NOT_COMPILED,
     ),
 }

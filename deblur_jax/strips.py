@@ -55,7 +55,8 @@ class StripRestorer:
                 )
         self._device = device
         self._rows = rows
-        options = {"compiler_options": compiler_options(device.platform)}
+        # Strips are for pictures that memory is short for.
+        options = {"compiler_options": compiler_options(device.platform, eigen=True)}
 
         def compiled(function, **more):
             def call(params, *arguments, **keywords):

@@ -7,6 +7,7 @@ import inspect
 import jax
 from flax import nnx
 
+from deblur_jax.compilation import quick_compilation
 from deblur_jax.config import ConfigError, ModelConfig
 from deblur_jax.models.mimo_unet import MIMOUNet
 from deblur_jax.models.svrnn import SVRNN, VGGEncoder
@@ -110,4 +111,5 @@ def _start(fields: tuple, platform: str):
         return build_from_config(config, rngs=nnx.Rngs(key), platform=platform)
 
     graphdef = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
-    return graphdef, jax.jit(lambda key: nnx.state(build(key)))
+    start = jax.jit(lambda key: nnx.state(build(key)), compiler_options=quick_compilation(platform))
+    return graphdef, start
