@@ -6,27 +6,24 @@ from pathlib import Path
 import jax
 
 
-def compiler_options(platform: str, *, eigen: bool) -> dict[str, str]:
+def compiler_options(platform: str) -> dict[str, str]:
     """What ``jax.jit`` is to ask of the compiler, for programs as large as a network.
 
-    On the CPU, to run operations in the order that needs least memory, not in the order that could
-    run most at once: every convolution takes all cores anyway. SVRNN restores a picture of 1280x720
-    in 0.7 GB of temporaries so, and in 1.2 GB otherwise, in the same time.
-
-    And to take, with ``eigen``, Eigen's convolutions, not YNNPACK's, which leave a core idle where
-    layers are thin and rows short: MIMO-UNet takes 0.7 to 0.9 of the time so. SVRNN, whose layers
-    are wider, takes 1.05 of the time, and 0.3 GB less for a picture of 1280x720.
+    On the CPU two things. To run operations in the order that needs least memory, not in the order
+    that could run most at once: every convolution takes all cores anyway. SVRNN restores a picture
+    of 1280x720 in 0.7 GB of temporaries so, and in 1.2 GB otherwise, in the same time. And to take
+    Eigen's convolutions, not YNNPACK's, which leave a core idle where the rows of a picture are
+    short: MIMO-UNet takes 0.7 to 0.9 of the time so, SVRNN the same, and 0.3 GB less memory.
 
     Args:
         platform: "cpu", "tpu" or "gpu".
-        eigen: for networks of thin layers, or to save memory.
     """
-    if platform != "cpu":
-        return {}
-    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    if eigen:
-        options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-    return options
+    if platform == "cpu":
+        return {
+            "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+            "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        }
+    return {}
 
 
 def quick_compilation(platform: str) -> dict[str, str]:

@@ -97,7 +97,7 @@ class Restorer:
         self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
         self.restore_fn = jax.jit(
             self.pure_fn,
-            compiler_options=compiler_options(self.device.platform, eigen=model.thin_layers),
+            compiler_options=compiler_options(self.device.platform),
         )
         self._size_multiple = model.size_multiple
         self._tile = tile

@@ -55,8 +55,7 @@ class StripRestorer:
                 )
         self._device = device
         self._rows = rows
-        # Strips are for pictures that memory is short for.
-        options = {"compiler_options": compiler_options(device.platform, eigen=True)}
+        options = {"compiler_options": compiler_options(device.platform)}
 
         def compiled(function, **more):
             def call(params, *arguments, **keywords):

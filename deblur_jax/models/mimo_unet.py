@@ -201,8 +201,6 @@ class MIMOUNet(nnx.Module):
 
     size_multiple = 4
     """Height and width must be multiples of this."""
-    thin_layers = True
-    """Most of the work is in layers of few channels."""
 
     def __init__(
         self,

@@ -245,8 +245,6 @@ class SVRNN(nnx.Module):
     """Height and width must be multiples of this."""
     receptive_radius = None
     """The recurrences reach across the picture."""
-    thin_layers = False
-    """Most of the work is in layers of 128 channels and more."""
 
     def __init__(
         self,

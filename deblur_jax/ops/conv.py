@@ -19,6 +19,10 @@ _MIN_WIDTH = 24
 gradient is faster; few outputs are no reason, there XLA's is many times slower."""
 
 
+_FEW_OUTPUTS = 4
+"""So few take the CPU as long as ten times as many: all rows of the kernel are done together."""
+
+
 def conv_same(
     inputs: jax.Array, kernel: jax.Array, *, precision: jax.lax.PrecisionLike = None
 ) -> jax.Array:
@@ -62,13 +66,34 @@ def _plain_conv(inputs, kernel, padding, precision):
     )
 
 
+def _conv_in_rows(inputs, kernel, padding, precision):
+    """The outputs of every row of the kernel side by side, and then their sum, row below row."""
+    size, _, i, o = kernel.shape
+    rows = jax.lax.conv_general_dilated(
+        inputs,
+        kernel.transpose(1, 2, 0, 3).reshape(1, size, i, size * o),
+        (1, 1),
+        [(0, 0), padding],
+        dimension_numbers=_LAYOUT,
+        precision=precision,
+    )
+    h = inputs.shape[1]
+    rows = jnp.pad(rows, ((0, 0), padding, (0, 0), (0, 0)))
+    return sum(rows[:, k : k + h, :, k * o : (k + 1) * o] for k in range(size))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(inputs, kernel, padding, precision):
-    return _plain_conv(inputs, kernel, padding, precision)
+    plain = functools.partial(_plain_conv, padding=padding, precision=precision)
+    few = len(kernel) > 1 and kernel.shape[-1] <= _FEW_OUTPUTS
+    if not few or inputs.dtype != jnp.float32:
+        return plain(inputs, kernel)
+    in_rows = functools.partial(_conv_in_rows, padding=padding, precision=precision)
+    return jax.lax.platform_dependent(inputs, kernel, cpu=in_rows, default=plain)
 
 
 def _conv_forward(inputs, kernel, padding, precision):
-    return _plain_conv(inputs, kernel, padding, precision), (inputs, kernel)
+    return _conv(inputs, kernel, padding, precision), (inputs, kernel)
 
 
 def _conv_backward(padding, precision, saved, cotangents):
