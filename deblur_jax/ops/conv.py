@@ -18,7 +18,6 @@ _MIN_WIDTH = 24
 """The least width of a kernel times its inputs. Below, products of rows are so thin that XLA's own
 gradient is faster; few outputs are no reason, there XLA's is many times slower."""
 
-
 _FEW_OUTPUTS = 4
 """So few take the CPU as long as ten times as many: all rows of the kernel are done together."""
 

@@ -70,6 +70,16 @@ def test_conv_same_has_one_way_of_differentiation_on_each_platform():
     assert loops == {"cpu": 1, "tpu": 0}
 
 
+def test_few_outputs_go_by_rows_on_the_cpu_alone():
+    inputs, kernel = random_arrays((1, 8, 8, 8), (3, 3, 8, 2))
+    conv = jax.jit(conv_same).trace(inputs, kernel)
+    by_rows = {
+        platform: "tensor<1x3x8x6xf32>" in conv.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu")
+    }
+    assert by_rows == {"cpu": True, "tpu": False}
+
+
 def transposed_convolution(features, kernel):
     """PyTorch's definition for kernel 4, stride 2, padding 1: every input adds a 4x4 stamp."""
     b, h, w, _ = features.shape
