@@ -18,7 +18,7 @@ from flax import nnx
 from deblur_jax.compilation import compiler_options
 from deblur_jax.config import ConfigError
 from deblur_jax.errors import UserError
-from deblur_jax.models.svrnn import NUM_STAGES, SVRNN
+from deblur_jax.models.svrnn import NUM_STAGES, SVRNN, make_gates
 from deblur_jax.tiling import Span, spans
 
 _REACH = 72
@@ -150,9 +150,10 @@ def _look(model: SVRNN, window):
 
 def _sweep_up(model: SVRNN, inputs, guidance, state, *, stage):
     """States from bottom to top of a strip; ``guidance`` has a row more above and below."""
-    gates = model.stages[stage].gates_of(guidance, ("bottom_to_top",))[:, 1:-1]
-    inputs, gates = _continued(inputs, gates, state, after=True)
-    return model.stages[stage].scan(inputs, gates, ("bottom_to_top",))[:, :-1]
+    network = model.stages[stage]
+    (gates,) = make_gates([network], guidance, ("bottom_to_top",))
+    inputs, gates = _continued(inputs, gates[:, 1:-1], state, after=True)
+    return network.scan(inputs, gates, ("bottom_to_top",))[:, :-1]
 
 
 def _sweep_down(model: SVRNN, inputs, guidance, upward, state, goes_on, *, stage):
@@ -163,8 +164,8 @@ def _sweep_down(model: SVRNN, inputs, guidance, upward, state, goes_on, *, stage
     """
     network = model.stages[stage]
     others = ("left_to_right", "right_to_left")
-    gates = network.gates_of(guidance, ("top_to_bottom", *others))[:, 1:-1]
-    down_gates, other_gates = jnp.split(gates, [inputs.shape[-1]], axis=-1)
+    (gates,) = make_gates([network], guidance, ("top_to_bottom", *others))
+    down_gates, other_gates = jnp.split(gates[:, 1:-1], [inputs.shape[-1]], axis=-1)
     downward = network.scan(
         *_continued(inputs, down_gates, state, after=False), ("top_to_bottom",)
     )[:, 1:]

@@ -28,6 +28,9 @@ from deblur_jax.ops.recurrence import (
 from deblur_jax.ops.resize import upsample_caffe_bilinear, upsample_half_pixel_bilinear
 
 NUM_STAGES = 4
+_STAGES_AT_ONCE = 2
+"""Their gates come from one convolution, which takes less time than two narrower ones; all four
+stages' gates together would be the network's largest array."""
 _LEAKY_SLOPE = 0.1
 RESIZES = {"caffe": upsample_caffe_bilinear, "half_pixel": upsample_half_pixel_bilinear}
 
@@ -164,31 +167,13 @@ class SpatialRNN(nnx.Module):
         self.gate_limit = gate_limit
         self.implementation = implementation
 
-    def __call__(self, x: jax.Array, guidance: jax.Array) -> jax.Array:
-        """Inputs (b, h, w, c) and the weight generator's (b, h, w, g) to (b, h, w, c)."""
-        scanned = four_way_recurrence(x, self.gates(guidance), implementation=self.implementation)
-        return self.merged(scanned)
-
-    def gates(self, guidance: jax.Array) -> jax.Array:
-        """(b, h, w, 4c) in (-1, 1): a block of c for each of ``DIRECTIONS``."""
-        return self._limited(self.conv_gates(guidance))
+    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:
+        """Inputs (b, h, w, c) and gates (b, h, w, 4c), see ``make_gates``, to (b, h, w, c)."""
+        return self.merged(four_way_recurrence(x, gates, implementation=self.implementation))
 
     def merged(self, scanned: jax.Array) -> jax.Array:
         """States in all ``DIRECTIONS``, (b, h, w, 4c), to the stage's result, (b, h, w, c)."""
         return _leaky_relu(self.merge(scanned))
-
-    def gates_of(self, guidance: jax.Array, directions: Sequence[str]) -> jax.Array:
-        """The blocks of ``gates`` of some directions alone, at their share of the cost."""
-        blocks = [list(DIRECTIONS).index(name) for name in directions]
-        kernel, bias = (
-            jnp.concatenate([jnp.split(p[...], len(DIRECTIONS), -1)[block] for block in blocks], -1)
-            for p in (self.conv_gates.kernel, self.conv_gates.bias)
-        )
-        dtype = self.conv_gates.dtype
-        gates = conv_same(
-            guidance.astype(dtype), kernel.astype(dtype), precision=self.conv_gates.precision
-        )
-        return self._limited(add_bias(gates, bias))
 
     def scan(self, x: jax.Array, gates: jax.Array, directions: Sequence[str]) -> jax.Array:
         """States in some directions: x (b, h, w, c) and a block of gates each, side by side."""
@@ -202,11 +187,53 @@ class SpatialRNN(nnx.Module):
         ]
         return jnp.concatenate(states, axis=-1)
 
-    def _limited(self, linear: jax.Array) -> jax.Array:
+    def limited(self, linear: jax.Array) -> jax.Array:
+        """Gates from what the convolution makes of the guidance: to (-1, 1)."""
         gates = jnp.tanh(linear)
         if self.gate_limit is not None:
             gates = jnp.clip(gates, -self.gate_limit, self.gate_limit)
         return gates
+
+
+def make_gates(
+    stages: Sequence[SpatialRNN],
+    guidance: jax.Array,
+    directions: Sequence[str] = tuple(DIRECTIONS),
+) -> list[jax.Array]:
+    """The gates of some stages in some directions, at their share of the cost.
+
+    Args:
+        stages: the gates of all come from one convolution.
+        guidance: the weight generator's (b, h, w, g).
+        directions: names in ``DIRECTIONS``.
+
+    Returns:
+        For every stage (b, h, w, c·directions) in (-1, 1): a block of c for each of them.
+    """
+    blocks = [list(DIRECTIONS).index(name) for name in directions]
+    kernel, bias = (
+        jnp.concatenate(
+            [
+                jnp.split(getattr(stage.conv_gates, name)[...], len(DIRECTIONS), -1)[block]
+                for stage in stages
+                for block in blocks
+            ],
+            -1,
+        )
+        for name in ("kernel", "bias")
+    )
+    conv = stages[0].conv_gates
+    kernel = kernel.astype(conv.dtype)
+    linear = conv_same(guidance.astype(conv.dtype), kernel, precision=conv.precision)
+    linear = jnp.split(add_bias(linear, bias), len(stages), -1)
+    return [stage.limited(own) for stage, own in zip(stages, linear, strict=True)]
+
+
+def _scan_stages(stages: Sequence[SpatialRNN], x: jax.Array, guidance: jax.Array) -> jax.Array:
+    """Some stages one after another: (b, h, w, c) and (b, h, w, g) to (b, h, w, c)."""
+    for stage, gates in zip(stages, make_gates(stages, guidance), strict=True):
+        x = stage(x, gates)
+    return x
 
 
 class ImageReconstructor(nnx.Module):
@@ -237,7 +264,7 @@ class SVRNN(nnx.Module):
         implementation: of the recurrences, see ``gated_recurrence``.
         dtype: of activations; parameters, the recurrences' carry and the result are float32.
         precision: of products, as ``jax.lax`` names it; "highest" for parity.
-        remat: "blocks" has the gradient compute each stage again, gates included.
+        remat: "blocks" has the gradient compute the stages again, two at a time, gates included.
         rngs: for the parameters' start.
     """
 
@@ -289,12 +316,12 @@ class SVRNN(nnx.Module):
         guidance = self.weights(blurred)
         full, half = self.features(blurred)
         scanned = half
-        for stage in self.stages:
-            scan = nnx.remat(SpatialRNN.__call__) if self.remat == "blocks" else SpatialRNN.__call__
-            scanned = scan(stage, scanned, guidance)
+        scan = nnx.remat(_scan_stages) if self.remat == "blocks" else _scan_stages
+        for first in range(0, NUM_STAGES, _STAGES_AT_ONCE):
+            stages = tuple(self.stages[first : first + _STAGES_AT_ONCE])
+            scanned = scan(stages, scanned, guidance)
         return (self.reconstructor(full, half, scanned).astype(jnp.float32),)
 
-    def gates(self, blurred: jax.Array) -> tuple[jax.Array, ...]:
-        """The gates of every stage, (b, h/2, w/2, 4c) each, as ``SpatialRNN.gates`` makes them."""
-        guidance = self.weights(blurred)
-        return tuple(stage.gates(guidance) for stage in self.stages)
+    def gates(self, blurred: jax.Array) -> list[jax.Array]:
+        """The gates of every stage, (b, h/2, w/2, 4c) each, as ``make_gates`` has them."""
+        return make_gates(self.stages, self.weights(blurred))

@@ -18,8 +18,11 @@ _MIN_WIDTH = 24
 """The least width of a kernel times its inputs. Below, products of rows are so thin that XLA's own
 gradient is faster; few outputs are no reason, there XLA's is many times slower."""
 
-_FEW_OUTPUTS = 4
-"""So few take the CPU as long as ten times as many: all rows of the kernel are done together."""
+_OUTPUTS_AT_ONCE = 48
+"""So many a pixel take the CPU hardly longer than three."""
+
+_MIN_TERMS_AN_OUTPUT = 32
+"""Shorter sums cost less than adding up the parts of more outputs."""
 
 
 def conv_same(
@@ -65,27 +68,38 @@ def _plain_conv(inputs, kernel, padding, precision):
     )
 
 
-def _conv_in_rows(inputs, kernel, padding, precision):
-    """The outputs of every row of the kernel side by side, and then their sum, row below row."""
+def _groups_of_rows(kernel) -> int:
+    """Into how many parts to take apart a kernel with few outputs, all done at once; 1 for none."""
     size, _, i, o = kernel.shape
-    rows = jax.lax.conv_general_dilated(
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    groups = next((n for n in divisors if n * o >= _OUTPUTS_AT_ONCE), size)
+    terms = size // groups * size * i
+    return groups if terms >= _MIN_TERMS_AN_OUTPUT * o else 1
+
+
+def _conv_in_rows(inputs, kernel, padding, precision):
+    """The outputs of groups of the kernel's rows side by side, and then their sum."""
+    size, _, i, o = kernel.shape
+    groups = _groups_of_rows(kernel)
+    rows = size // groups
+    grouped = kernel.reshape(groups, rows, size, i, o).transpose(1, 2, 3, 0, 4)
+    before, after = padding
+    parts = jax.lax.conv_general_dilated(
         inputs,
-        kernel.transpose(1, 2, 0, 3).reshape(1, size, i, size * o),
+        grouped.reshape(rows, size, i, groups * o),
         (1, 1),
-        [(0, 0), padding],
+        [(before, after), padding],
         dimension_numbers=_LAYOUT,
         precision=precision,
     )
     h = inputs.shape[1]
-    rows = jnp.pad(rows, ((0, 0), padding, (0, 0), (0, 0)))
-    return sum(rows[:, k : k + h, :, k * o : (k + 1) * o] for k in range(size))
+    return sum(parts[:, n * rows : n * rows + h, :, n * o : (n + 1) * o] for n in range(groups))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(inputs, kernel, padding, precision):
     plain = functools.partial(_plain_conv, padding=padding, precision=precision)
-    few = len(kernel) > 1 and kernel.shape[-1] <= _FEW_OUTPUTS
-    if not few or inputs.dtype != jnp.float32:
+    if _groups_of_rows(kernel) == 1 or inputs.dtype != jnp.float32:
         return plain(inputs, kernel)
     in_rows = functools.partial(_conv_in_rows, padding=padding, precision=precision)
     return jax.lax.platform_dependent(inputs, kernel, cpu=in_rows, default=plain)

@@ -16,7 +16,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.outputs = {}
-        for name in ("four_way_recurrence", "_halve", "_leaky_relu"):
+        for name in ("make_gates", "four_way_recurrence", "_halve", "_leaky_relu"):
             self._record(monkeypatch, svrnn, name, name)
         self._record(monkeypatch, svrnn.Conv, "__call__", "conv")
         monkeypatch.setitem(svrnn.RESIZES, "caffe", self._wrapped(svrnn.RESIZES["caffe"], "resize"))
@@ -46,10 +46,11 @@ def activations(monkeypatch):
     model = nnx.merge(graphdef, params)
     restored = model(svrnn_golden.blurred())[0]
     out = recorder.outputs
-    # In the order of the calls: 13 convolutions of the guidance, 2 of the features, 4 stages of 2
-    # (gates, merge), 2.
+    # In the order of the calls: 13 convolutions of the guidance, 2 of the features, one to merge in
+    # each stage, 2. Gates are made for two stages at once.
     assert {k: len(v) for k, v in out.items()} == {
-        "conv": 25,
+        "conv": 21,
+        "make_gates": 2,
         "_halve": 3,
         "resize": 3,
         "_leaky_relu": 6,
@@ -58,8 +59,8 @@ def activations(monkeypatch):
     names = ("x1", "x2", "y1", "y2")
     gates = {
         f"g_RNN{stage + 1}_{name}": gate
-        for stage in range(4)
-        for name, gate in zip(names, split(np.tanh(out["conv"][15 + 2 * stage])), strict=True)
+        for stage, gates in enumerate(np.concatenate(out["make_gates"]))
+        for name, gate in zip(names, split(gates), strict=True)
     }
     scanned = split(out["four_way_recurrence"][0])
     return {

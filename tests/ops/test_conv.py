@@ -23,15 +23,15 @@ def random_arrays(*shapes):
     b=st.integers(1, 2),
     h=st.integers(1, 9),
     w=st.sampled_from([1, 7, 130]),
-    channels=st.sampled_from([(3, 8), (8, 3), (8, 9), (16, 8)]),
-    size=st.sampled_from([1, 2, 3, 5, 11]),
+    channels=st.sampled_from([(3, 8), (8, 3), (8, 9), (16, 8), (64, 16), (40, 2)]),
+    size=st.sampled_from([1, 2, 3, 5, 9, 11]),
 )
 def test_conv_same_and_its_gradients_are_the_plain_convolutions(b, h, w, channels, size):
     i, o = channels
     inputs, kernel, cotangents = random_arrays((b, h, w, i), (size, size, i, o), (b, h, w, o))
     result, pull_back = jax.vjp(conv_same, inputs, kernel)
     expected, plain_pull_back = jax.vjp(plain_conv, inputs, kernel)
-    np.testing.assert_allclose(result, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=5e-4)
     for actual, plain in zip(pull_back(cotangents), plain_pull_back(cotangents), strict=True):
         np.testing.assert_allclose(actual, plain, atol=2e-5 * np.abs(plain).max())
 
@@ -71,10 +71,10 @@ def test_conv_same_has_one_way_of_differentiation_on_each_platform():
 
 
 def test_few_outputs_go_by_rows_on_the_cpu_alone():
-    inputs, kernel = random_arrays((1, 8, 8, 8), (3, 3, 8, 2))
+    inputs, kernel = random_arrays((1, 8, 8, 24), (3, 3, 24, 2))
     conv = jax.jit(conv_same).trace(inputs, kernel)
     by_rows = {
-        platform: "tensor<1x3x8x6xf32>" in conv.lower(lowering_platforms=(platform,)).as_text()
+        platform: "tensor<1x3x24x6xf32>" in conv.lower(lowering_platforms=(platform,)).as_text()
         for platform in ("cpu", "tpu")
     }
     assert by_rows == {"cpu": True, "tpu": False}
