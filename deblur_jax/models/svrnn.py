@@ -17,7 +17,7 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models.images import IMAGE_CHANNELS, check_images
-from deblur_jax.ops.conv import add_bias, conv_general_dilated, conv_same
+from deblur_jax.ops.conv import add_bias, conv_general_dilated, conv_same_each
 from deblur_jax.ops.initializers import caffe_xavier
 from deblur_jax.ops.recurrence import (
     DIRECTIONS,
@@ -29,8 +29,8 @@ from deblur_jax.ops.resize import upsample_caffe_bilinear, upsample_half_pixel_b
 
 NUM_STAGES = 4
 _STAGES_AT_ONCE = 2
-"""Their gates come from one convolution, which takes less time than two narrower ones; all four
-stages' gates together would be the network's largest array."""
+"""Their gates are made together, which takes less time on the CPU; all four stages' gates together
+would be the network's largest array."""
 _LEAKY_SLOPE = 0.1
 RESIZES = {"caffe": upsample_caffe_bilinear, "half_pixel": upsample_half_pixel_bilinear}
 
@@ -203,7 +203,7 @@ def make_gates(
     """The gates of some stages in some directions, at their share of the cost.
 
     Args:
-        stages: the gates of all come from one convolution.
+        stages: of one network.
         guidance: the weight generator's (b, h, w, g).
         directions: names in ``DIRECTIONS``.
 
@@ -211,22 +211,19 @@ def make_gates(
         For every stage (b, h, w, c·directions) in (-1, 1): a block of c for each of them.
     """
     blocks = [list(DIRECTIONS).index(name) for name in directions]
-    kernel, bias = (
-        jnp.concatenate(
-            [
-                jnp.split(getattr(stage.conv_gates, name)[...], len(DIRECTIONS), -1)[block]
-                for stage in stages
-                for block in blocks
-            ],
-            -1,
-        )
-        for name in ("kernel", "bias")
-    )
-    conv = stages[0].conv_gates
-    kernel = kernel.astype(conv.dtype)
-    linear = conv_same(guidance.astype(conv.dtype), kernel, precision=conv.precision)
-    linear = jnp.split(add_bias(linear, bias), len(stages), -1)
-    return [stage.limited(own) for stage, own in zip(stages, linear, strict=True)]
+
+    def of_directions(parameter):
+        of_each = jnp.split(parameter[...], len(DIRECTIONS), -1)
+        return jnp.concatenate([of_each[block] for block in blocks], -1)
+
+    convs = [stage.conv_gates for stage in stages]
+    dtype, precision = convs[0].dtype, convs[0].precision
+    kernels = [of_directions(conv.kernel).astype(dtype) for conv in convs]
+    linear = conv_same_each(guidance.astype(dtype), kernels, precision=precision)
+    return [
+        stage.limited(add_bias(own, of_directions(stage.conv_gates.bias)))
+        for stage, own in zip(stages, linear, strict=True)
+    ]
 
 
 def _scan_stages(stages: Sequence[SpatialRNN], x: jax.Array, guidance: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Convolutions in the form in which they cost least, on NHWC arrays with HWIO kernels."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -44,22 +45,40 @@ def conv_same(
     Raises:
         ValueError: for a kernel that is not square.
     """
-    size = len(kernel)
-    if kernel.shape[1] != size:
+    if kernel.shape[0] != kernel.shape[1]:
         raise ValueError(f"expected a square kernel, got {kernel.shape[:2]}")
-    return _conv(inputs, kernel, ((size - 1) // 2, size // 2), precision)
+    return _conv(inputs, kernel, _same_padding(kernel), precision)
+
+
+def conv_same_each(
+    inputs: jax.Array, kernels: Sequence[jax.Array], *, precision: jax.lax.PrecisionLike = None
+) -> tuple[jax.Array, ...]:
+    """``conv_same`` with some kernels of one size; the CPU does them as one, which takes less time.
+
+    Args:
+        inputs: (b, h, w, i).
+        kernels: of shapes (k, k, i, o_k).
+        precision: of products.
+
+    Returns:
+        For each kernel (b, h, w, o_k).
+    """
+    return _conv_each(inputs, tuple(kernels), precision)
 
 
 def conv_general_dilated(
     inputs: jax.Array, kernel: jax.Array, strides, padding, *, precision=None, **options
 ) -> jax.Array:
     """``jax.lax.conv_general_dilated`` for ``nnx.Conv``: ``conv_same`` wherever it is that."""
-    size = len(kernel)
-    if set(strides) == {1} and list(padding) == [((size - 1) // 2, size // 2)] * 2:
+    if set(strides) == {1} and list(padding) == [_same_padding(kernel)] * 2:
         return conv_same(inputs, kernel, precision=precision)
     return jax.lax.conv_general_dilated(
         inputs, kernel, strides, padding, precision=precision, **options
     )
+
+
+def _same_padding(kernel):
+    return (len(kernel) - 1) // 2, len(kernel) // 2
 
 
 def _plain_conv(inputs, kernel, padding, precision):
@@ -141,6 +160,36 @@ def _conv_backward(padding, precision, saved, cotangents):
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_each(inputs, kernels, precision):
+    def at_once(inputs, *kernels):
+        outputs = conv_same(inputs, jnp.concatenate(kernels, -1), precision=precision)
+        ends = list(itertools.accumulate(kernel.shape[-1] for kernel in kernels))
+        return tuple(jnp.split(outputs, ends[:-1], -1))
+
+    def one_by_one(inputs, *kernels):
+        return tuple(conv_same(inputs, kernel, precision=precision) for kernel in kernels)
+
+    return jax.lax.platform_dependent(inputs, *kernels, cpu=at_once, default=one_by_one)
+
+
+def _conv_each_forward(inputs, kernels, precision):
+    return _conv_each(inputs, kernels, precision), (inputs, kernels)
+
+
+def _conv_each_backward(precision, saved, cotangents):
+    inputs, kernels = saved
+    gradients = [
+        _conv_backward(_same_padding(kernel), precision, (inputs, kernel), of_output)
+        for kernel, of_output in zip(kernels, cotangents, strict=True)
+    ]
+    d_inputs, d_kernels = zip(*gradients, strict=True)
+    return sum(d_inputs), d_kernels
+
+
+_conv_each.defvjp(_conv_each_forward, _conv_each_backward)
 
 
 def _kernel_gradient(inputs, cotangents, padding, precision):

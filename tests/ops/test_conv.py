@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deblur_jax.ops.conv import concat_conv_1x1, conv_same, upsampling_conv_4x4
+from deblur_jax.ops.conv import (
+    concat_conv_1x1,
+    conv_same,
+    conv_same_each,
+    upsampling_conv_4x4,
+)
 
 
 def plain_conv(inputs, kernel):
@@ -78,6 +83,31 @@ def test_few_outputs_go_by_rows_on_the_cpu_alone():
         for platform in ("cpu", "tpu")
     }
     assert by_rows == {"cpu": True, "tpu": False}
+
+
+def test_convolutions_of_one_input_are_each_its_own():
+    inputs, first, second = random_arrays((2, 5, 6, 8), (3, 3, 8, 4), (3, 3, 8, 7))
+    cotangents = tuple(random_arrays((2, 5, 6, 4), (2, 5, 6, 7)))
+    results, pull_back = jax.vjp(lambda x, *k: conv_same_each(x, k), inputs, first, second)
+    expected, plain_pull_back = jax.vjp(
+        lambda x, *kernels: tuple(plain_conv(x, k) for k in kernels), inputs, first, second
+    )
+    for actual, plain in zip(
+        [*results, *pull_back(cotangents)], [*expected, *plain_pull_back(cotangents)], strict=True
+    ):
+        np.testing.assert_allclose(actual, plain, atol=1e-4)
+
+
+def test_convolutions_of_one_input_are_one_on_the_cpu_alone():
+    inputs, first, second = random_arrays((1, 8, 8, 8), (3, 3, 8, 4), (3, 3, 8, 7))
+    convs = jax.jit(conv_same_each).trace(inputs, (first, second))
+    counted = {
+        platform: convs.lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.convolution")
+        for platform in ("cpu", "tpu")
+    }
+    assert counted == {"cpu": 1, "tpu": 2}
 
 
 def transposed_convolution(features, kernel):
