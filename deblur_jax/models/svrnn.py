@@ -19,6 +19,7 @@ from deblur_jax.config import ConfigError
 from deblur_jax.models.images import IMAGE_CHANNELS, check_images
 from deblur_jax.ops.conv import add_bias, conv_general_dilated, conv_same_each
 from deblur_jax.ops.initializers import caffe_xavier
+from deblur_jax.ops.pool import max_pool_2x2
 from deblur_jax.ops.recurrence import (
     DIRECTIONS,
     Implementation,
@@ -55,10 +56,6 @@ class Conv(nnx.Conv):
 
 def _leaky_relu(x: jax.Array) -> jax.Array:
     return nnx.leaky_relu(x, _LEAKY_SLOPE)
-
-
-def _halve(x: jax.Array) -> jax.Array:
-    return nnx.max_pool(x, (2, 2), (2, 2))
 
 
 class FeatureExtractor(nnx.Module):
@@ -115,12 +112,12 @@ class VGGEncoder(nnx.Module):
         They are the outputs of conv2_2, conv3_2 and conv4_2.
         """
         x = nnx.relu(self.conv1_1(blurred))
-        x = _halve(nnx.relu(self.conv1_2(x)))
+        x = max_pool_2x2(nnx.relu(self.conv1_2(x)))
         x = nnx.relu(self.conv2_1(x))
         half = nnx.relu(self.conv2_2(x))
-        x = nnx.relu(self.conv3_1(_halve(half)))
+        x = nnx.relu(self.conv3_1(max_pool_2x2(half)))
         quarter = nnx.relu(self.conv3_2(x))
-        x = _halve(nnx.relu(self.conv3_3(quarter)))
+        x = max_pool_2x2(nnx.relu(self.conv3_3(quarter)))
         x = nnx.relu(self.conv4_1(x))
         return half, quarter, nnx.relu(self.conv4_2(x))
 

@@ -166,8 +166,7 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _conv_each(inputs, kernels, precision):
     def at_once(inputs, *kernels):
         outputs = conv_same(inputs, jnp.concatenate(kernels, -1), precision=precision)
-        ends = list(itertools.accumulate(kernel.shape[-1] for kernel in kernels))
-        return tuple(jnp.split(outputs, ends[:-1], -1))
+        return _split_like(outputs, kernels)
 
     def one_by_one(inputs, *kernels):
         return tuple(conv_same(inputs, kernel, precision=precision) for kernel in kernels)
@@ -181,12 +180,24 @@ def _conv_each_forward(inputs, kernels, precision):
 
 def _conv_each_backward(precision, saved, cotangents):
     inputs, kernels = saved
-    gradients = [
-        _conv_backward(_same_padding(kernel), precision, (inputs, kernel), of_output)
-        for kernel, of_output in zip(kernels, cotangents, strict=True)
-    ]
-    d_inputs, d_kernels = zip(*gradients, strict=True)
-    return sum(d_inputs), d_kernels
+    backward = functools.partial(_conv_backward, _same_padding(kernels[0]), precision)
+
+    def at_once(inputs, kernels, cotangents):
+        kernel, of_outputs = jnp.concatenate(kernels, -1), jnp.concatenate(cotangents, -1)
+        d_inputs, d_kernel = backward((inputs, kernel), of_outputs)
+        return d_inputs, _split_like(d_kernel, kernels)
+
+    def one_by_one(inputs, kernels, cotangents):
+        gradients = map(lambda k, of_output: backward((inputs, k), of_output), kernels, cotangents)
+        d_inputs, d_kernels = zip(*gradients, strict=True)
+        return sum(d_inputs), d_kernels
+
+    return jax.lax.platform_dependent(inputs, kernels, cotangents, cpu=at_once, default=one_by_one)
+
+
+def _split_like(joined, kernels):
+    ends = list(itertools.accumulate(kernel.shape[-1] for kernel in kernels))
+    return tuple(jnp.split(joined, ends[:-1], -1))
 
 
 _conv_each.defvjp(_conv_each_forward, _conv_each_backward)

@@ -16,7 +16,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.outputs = {}
-        for name in ("make_gates", "four_way_recurrence", "_halve", "_leaky_relu"):
+        for name in ("make_gates", "four_way_recurrence", "max_pool_2x2", "_leaky_relu"):
             self._record(monkeypatch, svrnn, name, name)
         self._record(monkeypatch, svrnn.Conv, "__call__", "conv")
         monkeypatch.setitem(svrnn.RESIZES, "caffe", self._wrapped(svrnn.RESIZES["caffe"], "resize"))
@@ -51,7 +51,7 @@ def activations(monkeypatch):
     assert {k: len(v) for k, v in out.items()} == {
         "conv": 21,
         "make_gates": 2,
-        "_halve": 3,
+        "max_pool_2x2": 3,
         "resize": 3,
         "_leaky_relu": 6,
         "four_way_recurrence": 4,
@@ -64,8 +64,8 @@ def activations(monkeypatch):
     }
     scanned = split(out["four_way_recurrence"][0])
     return {
-        "poolg2": out["_halve"][1],
-        "poolg3": out["_halve"][2],
+        "poolg2": out["max_pool_2x2"][1],
+        "poolg3": out["max_pool_2x2"][2],
         "convg3_2": np.maximum(out["conv"][5], 0),
         "convg4_3": np.maximum(out["conv"][9], 0),
         "resizegd1": out["resize"][0],

@@ -1,0 +1,54 @@
+"""Pooling in the form in which it costs least."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+@jax.custom_vjp
+def max_pool_2x2(features: jax.Array) -> jax.Array:
+    """The largest of every cell of 2x2 pixels: (b, h, w, c) to (b, h/2, w/2, c), h and w even.
+
+    The gradient goes to the first of equal ones, by rows. The CPU compares the four corners of all
+    cells, several times faster than XLA's windows, which every other backend gets.
+    """
+    return jax.lax.platform_dependent(features, cpu=_largest_corner, default=_pooled_by_xla)
+
+
+def _largest_corner(features):
+    first, second, third, fourth = _corners(features)
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
+
+
+def _pooled_by_xla(features):
+    return nnx.max_pool(features, (2, 2), (2, 2))
+
+
+def _corners(features):
+    """The upper left pixels of all cells, the upper right ones, the lower left, the lower right."""
+    return [features[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+
+
+def _forward(features):
+    largest = max_pool_2x2(features)
+    return largest, (features, largest)
+
+
+def _backward(saved, cotangents):
+    def to_corners(features, largest, cotangents):
+        free = jnp.ones(largest.shape, bool)
+        gradients = []
+        for corner in _corners(features):
+            is_largest = corner == largest
+            gradients.append(jnp.where(is_largest & free, cotangents, 0))
+            free &= ~is_largest
+        rows = [jnp.stack(gradients[:2], 3), jnp.stack(gradients[2:], 3)]
+        return jnp.stack(rows, 2).reshape(features.shape)
+
+    def by_xla(features, _, cotangents):
+        return jax.vjp(_pooled_by_xla, features)[1](cotangents)[0]
+
+    return (jax.lax.platform_dependent(*saved, cotangents, cpu=to_corners, default=by_xla),)
+
+
+max_pool_2x2.defvjp(_forward, _backward)
