@@ -64,7 +64,8 @@ def _one_direction(inputs, gates):
         "add two arrays": Case(3, jnp.add, both),
         "add one array to another, in its place": Case(3, jnp.add, both, gives_away=True),
     }
-    for name, (axis, reverse) in DIRECTIONS.items():
+    for direction, (axis, reverse) in DIRECTIONS.items():
+        name = direction.replace("_", " ")
         one = functools.partial(gated_recurrence, axis=axis, reverse=reverse)
         cases[name] = Case(3, one, both, gives_away=True)
         if not reverse:

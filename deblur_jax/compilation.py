@@ -11,7 +11,7 @@ def compiler_options(platform: str) -> dict[str, str]:
 
     On the CPU two things. To run operations in the order that needs least memory, not in the order
     that could run most at once: every convolution takes all cores anyway. SVRNN restores a picture
-    of 1280x720 in 0.7 GB of temporaries so, and in 1.2 GB otherwise, in the same time. And to take
+    of 1280x720 in 0.7 GB of temporaries so, and in 0.8 GB otherwise, in the same time. And to take
     Eigen's convolutions, not YNNPACK's, which leave a core idle where the rows of a picture are
     short: MIMO-UNet takes 0.7 to 0.9 of the time so. SVRNN takes the same time, and 0.3 GB less for
     a picture of 1280x720.

@@ -102,12 +102,11 @@ def _conv_in_rows(inputs, kernel, padding, precision):
     groups = _groups_of_rows(kernel)
     rows = size // groups
     grouped = kernel.reshape(groups, rows, size, i, o).transpose(1, 2, 3, 0, 4)
-    before, after = padding
     parts = jax.lax.conv_general_dilated(
         inputs,
         grouped.reshape(rows, size, i, groups * o),
         (1, 1),
-        [(before, after), padding],
+        [padding] * 2,
         dimension_numbers=_LAYOUT,
         precision=precision,
     )
@@ -164,14 +163,14 @@ _conv.defvjp(_conv_forward, _conv_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv_each(inputs, kernels, precision):
-    def at_once(inputs, *kernels):
+    def at_once(inputs, kernels):
         outputs = conv_same(inputs, jnp.concatenate(kernels, -1), precision=precision)
         return _split_like(outputs, kernels)
 
-    def one_by_one(inputs, *kernels):
+    def one_by_one(inputs, kernels):
         return tuple(conv_same(inputs, kernel, precision=precision) for kernel in kernels)
 
-    return jax.lax.platform_dependent(inputs, *kernels, cpu=at_once, default=one_by_one)
+    return jax.lax.platform_dependent(inputs, kernels, cpu=at_once, default=one_by_one)
 
 
 def _conv_each_forward(inputs, kernels, precision):
@@ -188,7 +187,10 @@ def _conv_each_backward(precision, saved, cotangents):
         return d_inputs, _split_like(d_kernel, kernels)
 
     def one_by_one(inputs, kernels, cotangents):
-        gradients = map(lambda k, of_output: backward((inputs, k), of_output), kernels, cotangents)
+        gradients = [
+            backward((inputs, kernel), of_output)
+            for kernel, of_output in zip(kernels, cotangents, strict=True)
+        ]
         d_inputs, d_kernels = zip(*gradients, strict=True)
         return sum(d_inputs), d_kernels
 
