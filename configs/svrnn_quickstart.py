@@ -3,7 +3,8 @@
     python train.py --config configs/svrnn_quickstart.py --workdir runs/svrnn_quickstart
     python evaluate.py --weights runs/svrnn_quickstart --data synthetic:pan
 
-Hardware: 2 CPU cores, 5 to 6 minutes. Expected: +3 dB on held-out photographs (25.8 to 28.8 or 29.0 dB).
+Hardware: 2 CPU cores, 5 to 6 minutes. Expected: +3 dB on held-out photographs (25.8 to 28.8 or
+29.0 dB).
 
 The family of blur is the narrow one of ``quickstart.py``, and the network a fortieth of the
 paper's. It restores the picture itself, not what to add to it, so half of the time passes until it
