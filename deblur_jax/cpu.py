@@ -91,7 +91,7 @@ def _take_free_pieces(libc) -> list[tuple[int, int]]:
     """Takes all that is free, except at the end; tells where each piece starts and ends."""
     info = libc.mallinfo2()
     end = libc.sbrk(0) - info.top
-    pieces, size = [], 1 << info.free.bit_length()
+    pieces, size = [], 1 << (info.free - info.top).bit_length() >> 1
     while size >= _SMALLEST_GAP:
         start = libc.malloc(size)
         if start is not None and start < end:
