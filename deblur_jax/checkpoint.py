@@ -6,7 +6,6 @@ named where weights are wanted.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,14 +198,19 @@ def load_config(folder: PathLike) -> Config:
     Raises:
         CheckpointError: if it is damaged, or of a later version of this package.
     """
+    folder = epath.Path(folder).absolute()
+    # Orbax reads what it wrote: other files may lie beside it, and folders have no order.
+    items = ocp.args.Composite(config=ocp.args.JsonRestore())
     try:
-        file = next((epath.Path(folder) / "config").glob("*"))
-        described = json.loads(file.read_text())
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            described = reader.restore(folder, args=items)["config"]
         if described["schema_version"] > SCHEMA_VERSION:
             raise CheckpointError(f"{folder}: made by a later version of deblur_jax; upgrade it")
         return from_dict(described["config"])
-    except (ConfigError, KeyError, OSError, StopIteration, ValueError) as error:
-        raise CheckpointError(f"{folder}: its configuration is damaged ({error})") from error
+    except (ConfigError, KeyError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: its configuration is damaged ({_first_line(error)})"
+        ) from error
 
 
 def load_weights(
@@ -266,7 +270,7 @@ def _validation_psnr(metrics: dict[str, float]) -> float:
 
 
 def _best_step(manager: ocp.CheckpointManager) -> int | None:
-    validated = [step for step in manager.all_steps() if manager.metrics(step)]
+    validated = [step for step in sorted(manager.all_steps()) if manager.metrics(step)]
     return max(validated, key=lambda s: _validation_psnr(manager.metrics(s)), default=None)
 
 

@@ -1,5 +1,9 @@
 import gc
+import itertools
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -45,6 +49,96 @@ def test_weights_there_and_back(tmp_path, tiny_config, state):
     config, params = load_weights(tmp_path / "weights")
     assert config == tiny_config
     assert_equal(params, state.params)
+
+
+ORDERS = {
+    "by name": sorted,
+    "by name, reversed": lambda names: sorted(names, reverse=True),
+    "by length": lambda names: sorted(names, key=lambda name: (len(name), name)),
+    "by length, reversed": lambda names: sorted(names, key=lambda name: (-len(name), name)),
+}
+
+
+@pytest.fixture(params=ORDERS)
+def listing_order(request, monkeypatch):
+    """Every listing of a folder comes in one order, whatever the file system says."""
+    listdir, scandir = os.listdir, os.scandir
+
+    class Listing:
+        def __init__(self, path):
+            with scandir(path) as entries:
+                by_name = {entry.name: entry for entry in entries}
+            self.entries = iter([by_name[name] for name in ORDERS[request.param](by_name)])
+
+        def __iter__(self):
+            return self.entries
+
+        def __next__(self):
+            return next(self.entries)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(os, "listdir", lambda path=".": ORDERS[request.param](listdir(path)))
+    monkeypatch.setattr(os, "scandir", lambda path=".": Listing(path))
+
+
+@pytest.mark.usefixtures("listing_order")
+def test_the_order_of_a_listing_does_not_matter(checkpoints, state, tmp_path, tiny_config):
+    for step, psnr in ((9, 20.0), (10, 30.0), (100, 25.0)):
+        checkpoints.save(step, changed(state, step), psnr)
+    checkpoints.wait()
+    folder = tmp_path / "run/checkpoints/10"
+    (folder / "config/commit_success.txt").write_text("written by Orbax on some file systems")
+    (folder / "config/.nfs0001").write_text("left by a file system")
+    assert load_config(folder) == tiny_config
+    config, params = load_weights(tmp_path / "run")
+    assert config == tiny_config
+    assert_equal(params, changed(state, 10).params)
+    with_others = Checkpoints(tmp_path / "run", tiny_config)
+    assert with_others.restore(state).step == 100
+    with_others.close()
+
+
+def test_every_order_of_the_files_of_a_configuration(tiny_weights, tiny_config, monkeypatch):
+    (tiny_weights / "config/commit_success.txt").write_text("written by Orbax")
+    names = os.listdir(tiny_weights / "config")
+    assert len(names) == 2
+    listdir = os.listdir
+    for order in itertools.permutations(names):
+        monkeypatch.setattr(
+            os,
+            "listdir",
+            lambda path=".", order=order: (
+                list(order) if str(path).endswith("/config") else listdir(path)
+            ),
+        )
+        assert load_config(tiny_weights) == tiny_config
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not os.access(SHARED_MEMORY, os.W_OK), reason="there is no tmpfs")
+def test_a_run_in_shared_memory(tiny_config, state):
+    """A tmpfs lists the newest file first, so Orbax's own mark comes before the configuration."""
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as folder:
+        made = Checkpoints(folder, tiny_config)
+        made.save(3, changed(state, 3), 20.0)
+        made.wait()
+        made.close()
+        again = Checkpoints(folder, tiny_config)
+        assert_equal(again.restore(state).params, changed(state, 3).params)
+        again.close()
+        config, params = load_weights(folder)
+        assert config == tiny_config
+        assert_equal(params, changed(state, 3).params)
 
 
 def test_weights_never_overwrite(tmp_path, tiny_config, state):
@@ -147,7 +241,7 @@ def test_damaged_weights_are_named(tiny_weights):
 
 
 def test_a_later_schema_is_named(tiny_weights):
-    file = next((tiny_weights / "config").glob("*"))
+    file = tiny_weights / "config/metadata"
     described = json.loads(file.read_text())
     file.write_text(json.dumps({**described, "schema_version": 99}))
     with pytest.raises(CheckpointError, match="made by a later version"):
