@@ -1,4 +1,4 @@
-"""The main job on a small scale: trains, evaluates, restores a picture; minutes on a CPU.
+"""The main job on a small scale: trains, evaluates, restores an image; minutes on a CPU.
 
 Each step is a command that is printed before it runs, to be tried again with other options.
 """
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from deblur_jax.data import open_pairs
-from deblur_jax.evaluation import RESULTS
-from deblur_jax.images import Photograph, write_photograph
+from deblur_jax.evaluation.evaluate import RESULTS
+from deblur_jax.images.files import StoredImage, write_image
 
 WORKDIR = Path("runs/quickstart")
 DATA = "synthetic:pan"
@@ -26,7 +26,7 @@ def main() -> None:
     run("evaluate.py", "--weights", WORKDIR, "--data", DATA, "--out", evaluation)
 
     blurred = WORKDIR / "blurred.png"
-    write_held_out_picture(blurred)
+    write_held_out_image(blurred)
     restored = WORKDIR / "restored"
     run("-m", "deblur_jax", "restore", blurred, "--weights", WORKDIR, "--out", restored)
 
@@ -34,7 +34,7 @@ def main() -> None:
     print(
         f"\nOn held-out photographs the network gains {gain:+.2f} dB over the blurred input.\n"
         f"  before, after, truth: {evaluation / 'sheets'}\n"
-        f"  a picture restored:   {blurred} -> {restored / blurred.name}\n"
+        f"  an image restored:   {blurred} -> {restored / blurred.name}\n"
         f"It has learnt one motion of the camera only (the family {DATA}), which is what minutes\n"
         "allow: other blur it does not undo. Next: configs/mimo_unet_gopro.py, the paper's\n"
         "experiment, on real pairs."
@@ -50,10 +50,10 @@ def run(*arguments: str | Path) -> None:
         sys.exit(status)
 
 
-def write_held_out_picture(file: Path) -> None:
+def write_held_out_image(file: Path) -> None:
     """A blurred photograph that training has not seen, of a size it has not seen either."""
     pair = open_pairs(DATA, "test", size=385, seed=1)[0]
-    write_photograph(file, Photograph(pair["blurred"] / 255.0))
+    write_image(file, StoredImage(pair["blurred"] / 255.0))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deblur_jax.data import open_pairs
 from deblur_jax.data.pipeline import training_batches
-from deblur_jax.images import Photograph, write_photograph
+from deblur_jax.images.files import StoredImage, write_image
 
 _SIDE = 960
 _PAIRS = 8
@@ -44,11 +44,11 @@ def _make_sources(root: Path) -> dict[str, tuple[dict[int, Path], float]]:
         for kind, key in (("blur", "blurred"), ("sharp", "sharp")):
             file = frames / "train" / kind / f"{index:06d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_photograph(file, Photograph(pairs[index][key] / 255.0))
+            write_image(file, StoredImage(pairs[index][key] / 255.0))
     _prepare(frames, records)
     patches = {size: root / f"patches_{size}" for size in _PATCH_SIZES}
     for size, folder in patches.items():
-        _prepare(frames, folder, "--patch_size", size, "--patches_per_picture", 32)
+        _prepare(frames, folder, "--patch_size", size, "--patches_per_image", 32)
     return {
         "PNG files": (dict.fromkeys(_PATCH_SIZES, frames), 0.0),
         "array_record, whole frames": (dict.fromkeys(_PATCH_SIZES, records), 0.0),

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from deblur_jax.config import Config, LossConfig, ModelConfig
-from deblur_jax.cpu import keep_freed_memory, use_all_cores
-from deblur_jax.inference import Restorer
-from deblur_jax.losses import make_loss
+from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import initialize
-from deblur_jax.optim import make_optimizer
-from deblur_jax.sharding import batch_sharding, data_mesh, replicated
-from deblur_jax.train_step import init_state, make_train_step
+from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated
+from deblur_jax.runtime.memory import keep_freed_memory, use_all_cores
+from deblur_jax.training.losses import make_loss
+from deblur_jax.training.optimizer import make_optimizer
+from deblur_jax.training.step import init_state, make_train_step
 
 
 def make(network: str, what: str, shape: Sequence[int]) -> Callable[[], None]:
@@ -33,8 +33,8 @@ def _inference(network, batch, height, width):
     config = Config(model=ModelConfig(name=network))
     _, params = initialize(config.model, seed=0)
     restorer = Restorer(config, params, precision=None)
-    pictures = jax.device_put(_pictures(batch, height, width))
-    return lambda: jax.block_until_ready(restorer.restore_fn(restorer.params, pictures))
+    images = jax.device_put(_images(batch, height, width))
+    return lambda: jax.block_until_ready(restorer.restore_fn(restorer.params, images))
 
 
 def _training(network, batch, height, width):
@@ -47,7 +47,7 @@ def _training(network, batch, height, width):
     mesh = data_mesh(batch)
     step = make_train_step(graphdef, make_loss(loss), optimizer, seed=0, mesh=mesh)
     state = [jax.device_put(init_state(params, optimizer), replicated(mesh))]
-    pairs = {key: _pictures(batch, height, width) for key in ("blurred", "sharp")}
+    pairs = {key: _images(batch, height, width) for key in ("blurred", "sharp")}
     pairs = jax.device_put(pairs, batch_sharding(mesh))
 
     def run():
@@ -67,5 +67,5 @@ def _convolution(batch, height, width, channels):
     return lambda: jax.block_until_ready(convolve(features, kernel))
 
 
-def _pictures(batch, height, width):
+def _images(batch, height, width):
     return np.random.default_rng(0).random((batch, height, width, 3), np.float32)

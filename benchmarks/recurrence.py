@@ -1,6 +1,6 @@
 """The gated recurrence against adding two arrays: ``python -m benchmarks.recurrence``.
 
-The arrays are those of a picture of 1280x720 in SVRNN, (1, 360, 640, 32). Bytes are those that an
+The arrays are those of an image of 1280x720 in SVRNN, (1, 360, 640, 32). Bytes are those that an
 algorithm has to move at least, in units of such an array: adding two reads two and writes one.
 States take the place of gates that nothing else needs, as in inference; where they are kept, as
 for a gradient, a copy comes first.
@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deblur_jax.ops.recurrence import DIRECTIONS, four_way_recurrence, gated_recurrence
+from deblur_jax.ops.cpu import CPU
+from deblur_jax.ops.recurrence import DIRECTIONS
 
 _SHAPE = (1, 360, 640, 32)
 _ROUNDS = 21
@@ -64,9 +65,9 @@ def _one_direction(inputs, gates):
         "add two arrays": Case(3, jnp.add, both),
         "add one array to another, in its place": Case(3, jnp.add, both, gives_away=True),
     }
-    for direction, (axis, reverse) in DIRECTIONS.items():
+    for direction, (_, reverse) in DIRECTIONS.items():
         name = direction.replace("_", " ")
-        one = functools.partial(gated_recurrence, axis=axis, reverse=reverse)
+        one = functools.partial(CPU.gated_recurrence, directions=(direction,))
         cases[name] = Case(3, one, both, gives_away=True)
         if not reverse:
             cases[f"{name}, gates kept"] = Case(3, one, both)
@@ -78,11 +79,11 @@ def _four_directions(inputs, gates):
     both = (inputs, gates)
     return {
         "add two arrays of four times the channels": Case(12, jnp.add, (gates, gates + 0)),
-        "four directions at once": Case(12, four_way_recurrence, both, gives_away=True),
-        "four directions at once, gates kept": Case(12, four_way_recurrence, both),
+        "four directions at once": Case(12, CPU.gated_recurrence, both, gives_away=True),
+        "four directions at once, gates kept": Case(12, CPU.gated_recurrence, both),
         "four directions, one by one": Case(28, _one_by_one, both, gives_away=True),
         "four directions at once, with gradient": Case(
-            40, _with_gradient(four_way_recurrence), both
+            40, _with_gradient(CPU.gated_recurrence), both
         ),
     }
 
@@ -99,8 +100,8 @@ def _one_by_one(inputs, gates):
     """The gates split and the states concatenated: 16 more arrays pass through memory."""
     blocks = jnp.split(gates, len(DIRECTIONS), axis=-1)
     states = [
-        gated_recurrence(inputs, block, axis=axis, reverse=reverse)
-        for block, (axis, reverse) in zip(blocks, DIRECTIONS.values(), strict=True)
+        CPU.gated_recurrence(inputs, block, (direction,))
+        for block, direction in zip(blocks, DIRECTIONS, strict=True)
     ]
     return jnp.concatenate(states, axis=-1)
 

@@ -25,9 +25,9 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 from deblur_jax.config import Config, ModelConfig
-from deblur_jax.cost import multiply_accumulates
-from deblur_jax.inference import Restorer
+from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import initialize
+from deblur_jax.runtime.operations import multiply_accumulates
 
 _ROOT = Path(__file__).parents[1]
 _TIMES, _PLOT = (Path(__file__).with_name(name) for name in ("times.json", "times.png"))
@@ -51,7 +51,7 @@ TORCH_VARIANTS = {
     "PyTorch, freed memory kept": ((), _KEEPS_MEMORY),
     "PyTorch, channels_last, freed memory kept": (("--channels_last",), _KEEPS_MEMORY),
 }
-"""The last two have what ``train.py`` sets for itself: ``deblur_jax.cpu.keep_freed_memory``."""
+"""The last two have what ``train.py`` sets for itself: ``runtime.memory.keep_freed_memory``."""
 
 
 class Comparison(NamedTuple):
@@ -66,10 +66,10 @@ class Comparison(NamedTuple):
 _NOT_COMPILED = tuple(name for name in TORCH_VARIANTS if "compile" not in name)
 COMPARISONS = {
     "small": Comparison(
-        "MIMO-UNet, a picture of 256x256", ("mimo_unet", "inference", "1", "256", "256"), 25
+        "MIMO-UNet, an image of 256x256", ("mimo_unet", "inference", "1", "256", "256"), 25
     ),
     "large": Comparison(
-        "MIMO-UNet, a picture of 1280x720", ("mimo_unet", "inference", "1", "720", "1280"), 5
+        "MIMO-UNet, an image of 1280x720", ("mimo_unet", "inference", "1", "720", "1280"), 5
     ),
     "train4": Comparison(
         "MIMO-UNet, train step, 4 patches of 256",
@@ -84,7 +84,7 @@ COMPARISONS = {
         _NOT_COMPILED,
     ),
     "svrnn": Comparison(
-        "SVRNN, a picture of 1280x720",
+        "SVRNN, an image of 1280x720",
         ("svrnn", "inference", "1", "720", "1280"),
         5,
         _NOT_COMPILED,
@@ -221,8 +221,8 @@ def _print_share_of_floor() -> None:
         worker.end()
     config = Config(model=ModelConfig(name="svrnn"))
     _, params = initialize(config.model, seed=0)
-    picture = jax.ShapeDtypeStruct((1, 720, 1280, 3), jnp.float32)
-    operations = 2 * multiply_accumulates(Restorer(config, params).pure_fn, params, picture)
+    image = jax.ShapeDtypeStruct((1, 720, 1280, 3), jnp.float32)
+    operations = 2 * multiply_accumulates(Restorer(config, params).pure_fn, params, image)
     floor = operations / max(rates)
     print(
         f"\nSVRNN's {operations / 1e9:.0f} GFLOP at the best convolution's "

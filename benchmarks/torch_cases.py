@@ -35,10 +35,10 @@ def make(
 
 def _mimo_unet_loss(restored, sharp):
     loss = 0.0
-    for scale, picture in zip((1, 0.5, 0.25), restored, strict=True):
+    for scale, image in zip((1, 0.5, 0.25), restored, strict=True):
         truth = F.interpolate(sharp, scale_factor=scale, mode="bilinear") if scale < 1 else sharp
-        spectrum = torch.view_as_real(torch.fft.fft2(picture) - torch.fft.fft2(truth))
-        loss = loss + F.l1_loss(picture, truth) + 0.1 * spectrum.abs().mean()
+        spectrum = torch.view_as_real(torch.fft.fft2(image) - torch.fft.fft2(truth))
+        loss = loss + F.l1_loss(image, truth) + 0.1 * spectrum.abs().mean()
     return loss
 
 

@@ -1,6 +1,6 @@
 """MIMO-UNet+ on GoPro: the recipe of the paper's official code.
 
-    python -m deblur_jax prepare gopro --manual_dir GOPRO_Large.zip
+    deblur-jax prepare gopro --manual_dir GOPRO_Large.zip
     python train.py --config configs/mimo_unet_plus_gopro.py --workdir runs/plus
     python evaluate.py --weights runs/plus --protocol gopro
 
@@ -14,7 +14,7 @@ the official code validates on the test set. ``--config.data.validation_fraction
 of them, and then the newest checkpoint counts.
 """
 
-from deblur_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from deblur_jax import Config, DataConfig, LossConfig, OptimizerConfig, model_config
 
 STEPS_PER_EPOCH = 526
 
@@ -24,7 +24,7 @@ def get_config() -> Config:
         about="MIMO-UNet+ on GoPro, the paper's recipe",
         batch_size=4,
         num_steps=3000 * STEPS_PER_EPOCH,
-        model=ModelConfig(name="mimo_unet_plus"),
+        model=model_config("mimo_unet_plus"),
         data=DataConfig(
             train="data/gopro",
             validation_fraction=0.05,

@@ -1,6 +1,6 @@
 r"""SVRNN on GoPro: the recipe of the paper's official code.
 
-    python -m deblur_jax prepare gopro --manual_dir GOPRO_Large.zip
+    deblur-jax prepare gopro --manual_dir GOPRO_Large.zip
     python train.py --config configs/svrnn_gopro.py --workdir runs/svrnn
     python evaluate.py --weights runs/svrnn --protocol gopro
 
@@ -13,18 +13,18 @@ drawn without repetition; sequences are held out of training to choose the best 
 official patches were cut beforehand and augmented (turned, mirrored, rescaled by 0.9 to 1.1, their
 colours permuted), 125 or more a frame, and seem to come from `blur_gamma`. For that:
 
-    python -m deblur_jax prepare gopro data/gopro_patches --manual_dir GOPRO_Large.zip \
-        --blurred blur_gamma --patch_size 128 --patches_per_picture 125 --augment
+    deblur-jax prepare gopro data/gopro_patches --manual_dir GOPRO_Large.zip \
+        --blurred blur_gamma --patch_size 128 --patches_per_image 125 --augment
     python train.py --config configs/svrnn_gopro.py --config.data.train=data/gopro_patches ...
 
 The paper's own start of the weight generator, VGG-16 trained on ImageNet (the official code starts
 at random):
 
-    python -m deblur_jax convert vgg16.pth weights/vgg16 --model vgg16
+    deblur-jax convert vgg16.pth weights/vgg16 --model vgg16
     python train.py --config configs/svrnn_gopro.py --config.init_from=weights/vgg16 ...
 """
 
-from deblur_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from deblur_jax import Config, DataConfig, LossConfig, OptimizerConfig, model_config
 
 
 def get_config() -> Config:
@@ -32,7 +32,7 @@ def get_config() -> Config:
         about="SVRNN on GoPro, the official code's recipe",
         batch_size=20,
         num_steps=200_000,
-        model=ModelConfig(name="svrnn"),
+        model=model_config("svrnn"),
         data=DataConfig(
             train="data/gopro",
             validation_fraction=0.05,

@@ -7,11 +7,11 @@ Hardware: 2 CPU cores, 5 to 6 minutes. Expected: +3 dB on held-out photographs (
 29.0 dB).
 
 The family of blur is the narrow one of ``quickstart.py``, and the network a fortieth of the
-paper's. It restores the picture itself, not what to add to it, so half of the time passes until it
+paper's. It restores the image itself, not what to add to it, so half of the time passes until it
 can copy one. ``svrnn_gopro.py`` is the paper's experiment.
 """
 
-from deblur_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from deblur_jax import Config, DataConfig, LossConfig, OptimizerConfig, model_config
 
 
 def get_config() -> Config:
@@ -20,8 +20,8 @@ def get_config() -> Config:
         "Next: configs/svrnn_gopro.py",
         batch_size=8,
         num_steps=2000,
-        model=ModelConfig(name="svrnn", rnn_channels=16, guidance_channels=8, resize="half_pixel"),
-        data=DataConfig(train="synthetic:pan", length=400, picture_size=160, patch_size=64),
+        model=model_config("svrnn", rnn_channels=16, guidance_channels=8, resize="half_pixel"),
+        data=DataConfig(train="synthetic:pan", length=400, image_size=160, patch_size=64),
         loss=LossConfig(name="squared_error"),
         optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50),
         log_every=50,

@@ -5,12 +5,17 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 
 
 class UserError(Exception):
     """Base of errors whose message names a file or a field, and says what to do."""
+
+
+class UsageError(UserError, ValueError):
+    """A command line that can't be understood."""
 
 
 @contextlib.contextmanager
@@ -31,13 +36,13 @@ def one_line_errors() -> Iterator[None]:
         os._exit(1)
 
 
-def _print_of_main_thread(unraisable) -> None:
+def _print_of_main_thread(unraisable: Any) -> None:
     """Leaves out what the native threads of a failed save print: its error arrives by itself."""
     if threading.current_thread() is threading.main_thread():
         sys.__unraisablehook__(unraisable)
 
 
-def _print_one_line(thread) -> None:
+def _print_one_line(thread: Any) -> None:
     """A thread of a library that fails, such as TensorBoard's writer on a full disk, ends alone."""
     if not issubclass(thread.exc_type, SystemExit):
         kind = thread.exc_type.__name__

@@ -31,10 +31,10 @@ def make_pairs(tmp_path):
         for name, size in sizes.items():
             sharp = rng.integers(0, 256, (*size, 3), np.uint8)
             blurred = ((sharp.astype(int) + np.roll(sharp, 1, 1)) // 2).astype(np.uint8)
-            for kind, picture in (("blur", blurred), ("sharp", sharp)):
+            for kind, image in (("blur", blurred), ("sharp", sharp)):
                 file = root / kind / f"{name}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(file)
+                Image.fromarray(image).save(file)
         return root
 
     return make
@@ -43,14 +43,14 @@ def make_pairs(tmp_path):
 @pytest.fixture
 def tiny_config():
     """A network and a run of seconds."""
-    from deblur_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+    from deblur_jax import Config, DataConfig, OptimizerConfig, model_config
 
     return Config(
         batch_size=2,
         num_steps=6,
-        model=ModelConfig(base_channels=2, num_res_blocks=1),
+        model=model_config("mimo_unet", base_channels=2, num_res_blocks=1),
         data=DataConfig(
-            train="synthetic:pan", length=4, picture_size=32, patch_size=16, validation_limit=2
+            train="synthetic:pan", length=4, image_size=32, patch_size=16, validation_limit=2
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         log_every=2,
@@ -61,9 +61,9 @@ def tiny_config():
 @pytest.fixture
 def tiny_weights(tmp_path, tiny_config):
     """A weights folder with a random tiny network."""
-    from deblur_jax.checkpoint import save_weights
     from deblur_jax.models import initialize
+    from deblur_jax.weights.folder import save_weights
 
     _, params = initialize(tiny_config.model, seed=0)
-    save_weights(tmp_path / "weights", params, tiny_config)
+    save_weights(tmp_path / "weights", params, tiny_config.model)
     return tmp_path / "weights"

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from deblur_jax.convert import params_from_state_dict, state_dict_from_params
-from deblur_jax.models import build_model
+from deblur_jax.models import ComputeConfig, build_model, model_config
+from deblur_jax.weights.official import params_from_state_dict, state_dict_from_params
 
 FOLDER = Path(__file__).parent / "goldens"
 MODELS = ("mimo_unet", "mimo_unet_plus")
@@ -25,14 +25,15 @@ def recorded(model_name: str):
 
 
 @functools.cache
-def network(model_name: str):
+def network(model_name: str, backend: str = "auto"):
     """The graphdef, precise and without dropout as in the recorded runs, and the parameters."""
-    options = {"dropout_rate": 0.0, "precision": "highest"}
-    graphdef, params = zeros(lambda: build_model(model_name, rngs=nnx.Rngs(0), **options))
+    config = model_config(model_name, dropout_rate=0.0)
+    compute = ComputeConfig(precision="highest", backend=backend)
+    graphdef, params = zeros(lambda: build_model(config, rngs=nnx.Rngs(0), compute=compute))
     shapes = {name: array.shape for name, array in state_dict_from_params(params).items()}
     names = recorded(model_name)["param_names"].tolist()
     state_dict = {name: _parameter(1000 + k, name, shapes[name]) for k, name in enumerate(names)}
-    return graphdef, params_from_state_dict(state_dict, model_name)
+    return graphdef, params_from_state_dict(state_dict, config)
 
 
 def zeros(build):

@@ -3,7 +3,7 @@
 The ``.npz`` files in ``goldens/svrnn`` were recorded from the official Caffe code. Parameter k, in
 the order of ``CONVOLUTIONS``, weight then bias, is drawn from PCG64(1000 + k), the input from
 PCG64(7), the target from PCG64(8). Caffe's kernels are OIHW, and transposed in space: the official
-code reads pictures column by column.
+code reads images column by column.
 """
 
 import functools
@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from deblur_jax.convert.caffe import (
+from deblur_jax.models import ComputeConfig, SVRNNConfig, build_model
+from deblur_jax.weights.official import (
     CONVOLUTIONS,
     convolutions_from_params,
     params_from_convolutions,
 )
-from deblur_jax.models.svrnn import SVRNN
 from tests.golden import zeros
 
 FOLDER = Path(__file__).parent / "goldens" / "svrnn"
@@ -34,9 +34,10 @@ def recorded(name: str):
 
 
 @functools.cache
-def network():
+def network(backend: str = "auto"):
     """The graphdef, precise, and the golden parameters."""
-    graphdef, params = zeros(lambda: SVRNN(rngs=nnx.Rngs(0), precision="highest"))
+    compute = ComputeConfig(precision="highest", backend=backend)
+    graphdef, params = zeros(lambda: build_model(SVRNNConfig(), rngs=nnx.Rngs(0), compute=compute))
     golden = {}
     for layer, (name, (kernel, bias)) in enumerate(convolutions_from_params(params).items()):
         gain = _GAINS.get(name, np.sqrt(2))
@@ -45,7 +46,7 @@ def network():
         bias = rng(1001 + 2 * layer).standard_normal(bias.shape, np.float32) * np.float32(0.05)
         golden[name] = kernel, bias
     assert list(golden) == list(CONVOLUTIONS)
-    return graphdef, params_from_convolutions(golden)
+    return graphdef, params_from_convolutions(golden, SVRNNConfig())
 
 
 def by_official_name(params) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The figures of the analysis."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -67,7 +68,7 @@ def receptive_field_figure(fields: Mapping[str, np.ndarray]) -> Figure:
     for axes, (name, influence) in zip(all_axes, fields.items(), strict=True):
         relative = np.maximum(influence / influence.max(), 10.0**-_DECADES)
         half_height, half_width = influence.shape[0] / 2, influence.shape[1] / 2
-        image = axes.imshow(
+        shown = axes.imshow(
             relative,
             norm=LogNorm(10.0**-_DECADES, 1),
             cmap="magma",
@@ -79,20 +80,20 @@ def receptive_field_figure(fields: Mapping[str, np.ndarray]) -> Figure:
             f"half of it within {numbers['radius_50']} px, 90 % within {numbers['radius_90']}, "
             f"\n99 % within {numbers['radius_99']}"
         )
-    bar = figure.colorbar(image, ax=all_axes, shrink=0.7)
+    bar = figure.colorbar(shown, ax=all_axes, shrink=0.7)
     bar.set_label("influence, relative to the largest")
     return figure
 
 
-def gates_figure(gates: np.ndarray, picture: np.ndarray) -> Figure:
-    """Every stage's gates in every direction, the mean over channels, and the picture.
+def gates_figure(gates: np.ndarray, image: np.ndarray) -> Figure:
+    """Every stage's gates in every direction, the mean over channels, and the image.
 
     Args:
         gates: (stages, directions, h/2, w/2, c).
-        picture: (h, w, 3) in [0, 1].
+        image: (h, w, 3) in [0, 1].
     """
     stages, directions = gates.shape[:2]
-    aspect = picture.shape[0] / picture.shape[1]
+    aspect = image.shape[0] / image.shape[1]
     figure = Figure(figsize=(14, 2.3 * aspect * stages + 0.8), layout="constrained")
     all_axes = figure.subplots(stages, directions + 1)
     means = gates.mean(-1)
@@ -101,20 +102,20 @@ def gates_figure(gates: np.ndarray, picture: np.ndarray) -> Figure:
         for axes in row:
             axes.set(xticks=[], yticks=[])
         for direction, axes in enumerate(row[1:]):
-            image = axes.imshow(means[stage, direction], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            shown = axes.imshow(means[stage, direction], cmap="RdBu_r", vmin=-limit, vmax=limit)
         row[1].set_ylabel(f"stage {stage + 1}")
         if stage:
             row[0].set_axis_off()
     for axes, name in zip(all_axes[0, 1:], DIRECTIONS, strict=True):
         axes.set_title(name.replace("_", " "))
-    all_axes[0, 0].imshow(np.clip(picture, 0, 1))
-    all_axes[0, 0].set_title("blurred picture")
-    bar = figure.colorbar(image, ax=all_axes, shrink=0.5)
+    all_axes[0, 0].imshow(np.clip(image, 0, 1))
+    all_axes[0, 0].set_title("blurred image")
+    bar = figure.colorbar(shown, ax=all_axes, shrink=0.5)
     bar.set_label("gate, mean over channels")
     return figure
 
 
-def _stems(axes, values, shown, colour):
+def _stems(axes: Any, values: np.ndarray, shown: int, colour: str) -> None:
     markers, lines, base = axes.stem(np.pad(values, (0, shown))[:shown])
     markers.set(color=colour, markersize=4)
     lines.set(color=colour)

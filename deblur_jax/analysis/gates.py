@@ -1,28 +1,26 @@
-"""What the recurrences of SVRNN are told to do, pixel by pixel."""
+"""The gates of SVRNN's recurrences, pixel by pixel."""
 
 import jax
 import numpy as np
 from flax import nnx
 
-from deblur_jax.config import Config
-from deblur_jax.models import build_from_config
+from deblur_jax.models import ComputeConfig, SVRNNConfig, abstract_model
 from deblur_jax.ops.recurrence import DIRECTIONS
 
 
-def gate_maps(config: Config, params: nnx.State, picture: np.ndarray) -> np.ndarray:
+def gate_maps(model: SVRNNConfig, params: nnx.State, image: np.ndarray) -> np.ndarray:
     """The gates of all stages and directions at every pixel.
 
     Args:
-        config: of an SVRNN.
+        model: the config of the network.
         params: its parameters.
-        picture: (h, w, 3) float32 in [0, 1], sides multiples of 8.
+        image: (h, w, 3) float32 in [0, 1], sides multiples of 8.
 
     Returns:
         (stages, directions, h/2, w/2, c) in (-1, 1), the directions in the order of
         ``DIRECTIONS``.
     """
-    model = nnx.eval_shape(lambda: build_from_config(config.model, rngs=nnx.Rngs(0)))
-    graphdef = nnx.graphdef(model)
-    gates = jax.jit(lambda p, x: nnx.merge(graphdef, p).gates(x))(params, picture[None])
+    graphdef = nnx.graphdef(abstract_model(model, compute=ComputeConfig(precision="highest")))
+    gates = jax.jit(lambda p, x: nnx.merge(graphdef, p).gates(x))(params, image[None])
     stages = [np.split(np.asarray(stage[0]), len(DIRECTIONS), axis=-1) for stage in gates]
     return np.array(stages)

@@ -1,4 +1,4 @@
-"""A blur is inverted by few coefficients, if they are recursive (Zhang et al., section 3.1).
+"""Few coefficients invert a blur if they are recursive (Zhang et al., section 3.1).
 
 ``y[n] = sum_m k[m] x[n-m]`` has the inverse ``x[n] = y[n]/k[0] - sum_{m>=1} k[m]/k[0] x[n-m]``: an
 IIR filter with as many coefficients as the kernel. Written as an FIR filter of y alone it needs
@@ -14,7 +14,7 @@ from deblur_jax.errors import UserError
 from deblur_jax.ops.recurrence import gated_recurrence
 
 _NEGLIGIBLE = 1e-3
-"""Of the largest coefficient: smaller ones do not count as support."""
+"""Coefficients below this share of the largest do not count as support."""
 
 
 class KernelError(UserError, ValueError):
@@ -22,7 +22,7 @@ class KernelError(UserError, ValueError):
 
 
 class Experiment(NamedTuple):
-    """One blur, and what it takes to undo it.
+    """One blur, and the filters that undo it.
 
     Attributes:
         kernel: k, (m,), normalised to a sum of 1.
@@ -43,7 +43,7 @@ class Experiment(NamedTuple):
 
     @property
     def inverse_support(self) -> int:
-        """Coefficients of the FIR inverse, up to the last that is not negligible."""
+        """The number of coefficients of the FIR inverse, up to the last that is not negligible."""
         large = np.abs(self.inverse) > _NEGLIGIBLE * np.abs(self.inverse).max()
         return int(np.flatnonzero(large)[-1]) + 1
 
@@ -99,7 +99,7 @@ def checked_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def blur(signal: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """``y[n] = sum_m k[m] x[n-m]``, x being 0 before its start."""
+    """``y[n] = sum_m k[m] x[n-m]``, where x[n] = 0 for n < 0."""
     return np.convolve(signal, kernel)[: len(signal)]
 
 
@@ -120,11 +120,11 @@ def restore_by_recurrence(blurred: np.ndarray, kernel: np.ndarray) -> np.ndarray
     """
     line = jax.numpy.asarray(blurred, jax.numpy.float32)[None, None, :, None]
     gates = jax.numpy.full_like(line, -kernel[1] / kernel[0])
-    return np.asarray(gated_recurrence(line, gates, axis=2))[0, 0, :, 0]
+    return np.asarray(gated_recurrence(line, gates, ("left_to_right",)))[0, 0, :, 0]
 
 
 def test_signal(length: int) -> np.ndarray:
-    """Steps, a ramp and a peak in [0, 1]: what edges, shades and lines look like in one row."""
+    """A signal of steps, a ramp and a peak in [0, 1], like edges, shades and lines of an image."""
     n = np.arange(length) / length
     signal = 0.2 + 0.6 * ((n > 0.15) & (n < 0.35)) + 0.1 * (n > 0.8)
     ramp = np.clip((n - 0.45) / 0.2, 0, 1) * (n < 0.65)

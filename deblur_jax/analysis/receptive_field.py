@@ -7,41 +7,44 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deblur_jax.config import Config
-from deblur_jax.inference import make_restore_fn
-from deblur_jax.models import build_from_config
+from deblur_jax.inference.restorer import make_restore_fn
+from deblur_jax.models import ComputeConfig, NetworkConfig, SVRNNConfig, abstract_model
 
 _SHARES = (0.5, 0.9, 0.99)
 _NEGLIGIBLE = 1e-4
 
 
-def effective_receptive_field(config: Config, params: nnx.State, picture: np.ndarray) -> np.ndarray:
+def effective_receptive_field(
+    model: NetworkConfig, params: nnx.State, image: np.ndarray
+) -> np.ndarray:
     """The influence of every input pixel on the output's centre.
 
     Args:
-        config: of the network.
+        model: the config of the network.
         params: its parameters.
-        picture: (h, w, 3) float32 in [0, 1], sides multiples of the network's ``size_multiple``.
+        image: (h, w, 3) float32 in [0, 1], sides multiples of the network's ``size_multiple``.
 
     Returns:
         (h, w): the absolute gradients of the centre's red + green + blue, summed over the input's
         channels, with a sum of 1.
     """
-    restore = make_restore_fn(_graphdef(config))
-    row, column = picture.shape[0] // 2, picture.shape[1] // 2
+    restore = make_restore_fn(
+        nnx.graphdef(abstract_model(model, compute=ComputeConfig(precision="highest")))
+    )
+    row, column = image.shape[0] // 2, image.shape[1] // 2
 
     @jax.jit
-    def influence(params, picture):
-        gradient = jax.grad(lambda x: restore(params, x[None])[0, row, column].sum())(picture)
+    def influence(params: nnx.State, image: jax.Array) -> jax.Array:
+        gradient = jax.grad(lambda x: restore(params, x[None])[0, row, column].sum())(image)
         magnitude = jnp.abs(gradient).sum(-1)
         return magnitude / magnitude.sum()
 
-    return np.asarray(influence(params, jnp.asarray(picture, jnp.float32)))
+    return np.asarray(influence(params, jnp.asarray(image, jnp.float32)))
 
 
-def without_recurrences(config: Config) -> Config:
-    """The configuration of an SVRNN whose recurrences return their input."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, gate_limit=0.0))
+def without_recurrences(model: SVRNNConfig) -> SVRNNConfig:
+    """The same SVRNN with recurrences that return their input."""
+    return dataclasses.replace(model, gate_limit=0.0)
 
 
 def extent(influence: np.ndarray) -> dict[str, float]:
@@ -63,10 +66,3 @@ def extent(influence: np.ndarray) -> dict[str, float]:
     }
     reach = distance[influence >= _NEGLIGIBLE * influence.max()].max()
     return {**numbers, "reach": int(reach)}
-
-
-def _graphdef(config: Config) -> nnx.GraphDef:
-    model = nnx.eval_shape(
-        lambda: build_from_config(config.model, rngs=nnx.Rngs(0), precision="highest")
-    )
-    return nnx.graphdef(model)

@@ -1,1 +1,1 @@
-"""One module a command: ``add_parser`` says what it takes, ``run`` does it."""
+"""The commands, one module each: ``add_arguments`` says what it takes, ``run`` does it."""

@@ -1,10 +1,10 @@
-"""``python -m deblur_jax prepare SOURCE [OUT]``: pairs of picture files into array_record files."""
+"""``deblur-jax prepare SOURCE [OUT]``: pairs of image files into array_record files."""
 
 import argparse
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -16,15 +16,15 @@ from deblur_jax.data.folder import BLURRED, PairError, find_pairs
 from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
 from deblur_jax.data.prepared import NAME, EncodedPair, PairsBuilder, is_prepared
 from deblur_jax.data.sources import UNDIVIDED, available_splits
-from deblur_jax.images import make_folder
+from deblur_jax.runtime.files import make_folder
 
 _TRAINING = ("train", UNDIVIDED)
 _UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
 
 
-def add_parser(commands) -> None:
-    """Adds the command to ``commands``."""
-    parser = commands.add_parser("prepare", help="pairs of pictures into array_record files")
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Says what the command takes."""
+    del words
     parser.add_argument(
         "source",
         help=f"a benchmark ({', '.join(BENCHMARKS)}), or a folder with blur/ and sharp/, or with "
@@ -37,25 +37,24 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--blurred",
         default=BLURRED,
-        help='name of the folders with blurred pictures; GoPro has "blur_gamma" too',
+        help='name of the folders with blurred images; GoPro has "blur_gamma" too',
     )
     parser.add_argument(
         "--patch_size", type=int, help="store patches of the training pairs, of so many pixels"
     )
-    parser.add_argument("--patches_per_picture", type=int, default=16)
+    parser.add_argument("--patches_per_image", type=int, default=16)
     parser.add_argument(
         "--augment",
         action="store_true",
         help="patches turned, mirrored, rescaled by 0.9 to 1.1, colours permuted, as SVRNN's were",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Prepares every split.
 
     Raises:
-        PairError, ImageError: if a pair is incomplete or a picture broken; nothing is left behind.
+        PairError, ImageError: if a pair is incomplete or an image broken; nothing is left behind.
         ArchiveError: if an archive is missing, damaged or hostile.
     """
     benchmark = BENCHMARKS.get(args.source) if not Path(args.source).is_dir() else None
@@ -89,7 +88,7 @@ def _check(args: argparse.Namespace, benchmark: Benchmark | None) -> None:
         raise PairError(f"{args.source}: --manual_dir is for a benchmark: {', '.join(BENCHMARKS)}")
     if args.augment and args.patch_size is None:
         raise PairError("--augment makes patches: give --patch_size too")
-    for name in ("patch_size", "patches_per_picture"):
+    for name in ("patch_size", "patches_per_image"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise PairError(f"--{name} must be at least 1, not {value}")
@@ -100,7 +99,7 @@ def _check(args: argparse.Namespace, benchmark: Benchmark | None) -> None:
 
 
 def _clear_what_was_stopped(out: Path) -> None:
-    """What an earlier run left that was killed; archives that it fetched whole stay."""
+    """Deletes what a killed run left; archives that it fetched whole are kept."""
     for leftover in [*out.glob(f"{_UNPACKED}*"), *(out / NAME).glob("incomplete.*")]:
         shutil.rmtree(leftover)
 
@@ -116,7 +115,7 @@ def _splits_of_folder(source: str, blurred: str) -> Splits:
 def _splits_of_benchmark(
     benchmark: Benchmark, args: argparse.Namespace, out: Path, stack: contextlib.ExitStack
 ) -> Splits:
-    """Finds the pairs in what was given or fetched, unpacked for as long as ``stack`` lives."""
+    """Finds the pairs in what was given or fetched, unpacked until ``stack`` is closed."""
     if args.manual_dir is not None:
         source = Path(args.manual_dir)
         if not source.exists():
@@ -146,7 +145,7 @@ def _splits_of_benchmark(
     return splits
 
 
-def _all_pairs(splits: Splits):
+def _all_pairs(splits: Splits) -> Iterator[tuple]:
     return (pair for found in splits.values() for pair in found.values())
 
 
@@ -154,13 +153,13 @@ def _encoded(split: str, pairs: PairFiles, args: argparse.Namespace) -> Iterator
     if not _is_cut(split, args):
         return encoded_pairs(pairs)
     return encoded_patches(
-        pairs, size=args.patch_size, per_picture=args.patches_per_picture, augment=args.augment
+        pairs, size=args.patch_size, per_image=args.patches_per_image, augment=args.augment
     )
 
 
 def _count(split: str, pairs: int, args: argparse.Namespace) -> str:
     if _is_cut(split, args):
-        return f"{pairs * args.patches_per_picture} patches of {pairs} pairs ({split})"
+        return f"{pairs * args.patches_per_image} patches of {pairs} pairs ({split})"
     return f"{pairs} pairs ({split})"
 
 

@@ -1,41 +1,37 @@
-"""``python -m deblur_jax restore FILES_OR_FOLDERS --weights DIR --out DIR``."""
+"""``deblur-jax restore FILES_OR_FOLDERS --weights DIR --out DIR``."""
 
 import argparse
 import collections
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from deblur_jax.data.folder import pictures_below
-from deblur_jax.ensemble import ENSEMBLES
+from deblur_jax.data.folder import images_below
 from deblur_jax.errors import UserError
-from deblur_jax.images import (
-    ImageError,
-    make_folder,
-    read_photograph,
-    read_upright_size,
-    write_photograph,
-)
-from deblur_jax.inference import Restorer
-from deblur_jax.progress import progress_bar
+from deblur_jax.images.files import ImageError, read_image, read_upright_size, write_image
+from deblur_jax.inference.ensemble import ENSEMBLES
+from deblur_jax.inference.restorer import Restorer
+from deblur_jax.runtime.files import make_folder
+from deblur_jax.runtime.progress import progress_bar
 
 _MAX_COMPILATIONS = 4
 
 
 class RestoreError(UserError, RuntimeError):
-    """Some pictures could not be restored, or none could be begun."""
+    """Some images could not be restored, or none could be begun."""
 
 
-def add_parser(commands) -> None:
-    """Adds the command to ``commands``."""
-    parser = commands.add_parser("restore", help="deblur photographs")
-    parser.add_argument("pictures", nargs="+", help="files, or folders with pictures")
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Says what the command takes."""
+    del words
+    parser.add_argument("images", nargs="+", help="files, or folders with images")
     parser.add_argument(
         "--weights",
         required=True,
         help="a workdir, a checkpoint, a converted weights folder, or an official file",
     )
-    parser.add_argument("--out", required=True, help="the folder for the restored pictures")
+    parser.add_argument("--out", required=True, help="the folder for the restored images")
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
     )
@@ -46,19 +42,18 @@ def add_parser(commands) -> None:
         "--tile",
         type=int,
         help="restore in windows no larger than this (SVRNN: strips of this height), 0 for "
-        "never (default: 1024, SVRNN by memory, where a picture has more than two million pixels)",
+        "never (default: 1024, SVRNN by memory, where an image has more than two million pixels)",
     )
     parser.add_argument(
         "--overlap",
         type=_overlap,
-        help='of windows, in pixels, or "exact" for the result of the whole picture, which '
+        help='of windows, in pixels, or "exact" for the result of the whole image, which '
         "SVRNN's strips always give (default: 64)",
     )
-    parser.set_defaults(run=run)
 
 
 def _overlap(text: str) -> int:
-    """Pixels; "exact" is more than any network sees, and so what it sees."""
+    """Pixels; "exact" is more than any network sees, and is lowered to what it sees."""
     if text == "exact":
         return sys.maxsize
     if not text.isdigit():
@@ -67,13 +62,13 @@ def _overlap(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Restores every picture that can be read; the others are named, and end it with an error.
+    """Restores every image that can be read; the others are named, and end it with an error.
 
     Raises:
         RestoreError: if there is nothing to restore, an input would be overwritten, or some
-            pictures failed.
+            images failed.
     """
-    jobs = plan_targets(args.pictures, Path(args.out))
+    jobs = plan_targets(args.images, Path(args.out))
     restorer = Restorer.load(
         args.weights,
         ema=args.ema,
@@ -93,41 +88,41 @@ def run(args: argparse.Namespace) -> None:
 
     # Neighbours of one size: the compiled program stays the same.
     readable.sort(key=lambda job: job[2])
-    for source, target, _ in progress_bar(readable, desc="restoring", unit="picture"):
+    for source, target, _ in progress_bar(readable, desc="restoring", unit="image"):
         try:
             _restore(restorer, source, target)
         except ImageError as error:
             failures.append(error)
 
-    print(f"{len(jobs) - len(failures)} of {len(jobs)} pictures restored: {args.out}")
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} images restored: {args.out}")
     for failure in failures:
         print(f"not restored: {failure}", file=sys.stderr)
     if failures:
-        raise RestoreError(f"{len(failures)} of {len(jobs)} pictures could not be restored")
+        raise RestoreError(f"{len(failures)} of {len(jobs)} images could not be restored")
 
 
 def _restore(restorer: Restorer, source: Path, target: Path) -> None:
-    photograph = read_photograph(source)
+    photograph = read_image(source)
     restored = dataclasses.replace(photograph, colour=restorer(photograph.colour))
     make_folder(target.parent)
-    write_photograph(target, restored)
+    write_image(target, restored)
 
 
 def plan_targets(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
-    """Each picture with the file to write: a PNG, or a TIFF for a TIFF; folders keep their tree.
+    """Each image with the file to write: a PNG, or a TIFF for a TIFF; folders keep their tree.
 
     Raises:
-        RestoreError: if there are no pictures, two would become one, or an input be overwritten.
+        RestoreError: if there are no images, two would become one, or an input be overwritten.
     """
     sources: list[tuple[Path, Path]] = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            sources += [(Path(file), Path(file).relative_to(path)) for file in pictures_below(path)]
+            sources += [(Path(file), Path(file).relative_to(path)) for file in images_below(path)]
         else:
             sources.append((path, Path(path.name)))
     if not sources:
-        raise RestoreError(f"{', '.join(inputs)}: no pictures there")
+        raise RestoreError(f"{', '.join(inputs)}: no images there")
 
     sharing = collections.Counter(_renamed(relative) for relative in {r for _, r in sources})
     jobs: dict[Path, Path] = {}

@@ -1,45 +1,45 @@
-"""``python -m deblur_jax score RESTORED SHARP --mode MODE``: any method's pictures, measured."""
+"""``deblur-jax score RESTORED SHARP --mode MODE``: any method's images, measured."""
 
 import argparse
 import concurrent.futures
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
-from deblur_jax import metrics
-from deblur_jax.data.folder import pictures_below
+from deblur_jax.data.folder import images_below
 from deblur_jax.errors import UserError
-from deblur_jax.images import read_rgb
-from deblur_jax.progress import progress_bar
-from deblur_jax.report import to_json
+from deblur_jax.evaluation import metrics
+from deblur_jax.evaluation.report import to_json
+from deblur_jax.images.files import read_rgb
+from deblur_jax.runtime.progress import progress_bar
 
 
 class ScoreError(UserError, ValueError):
-    """Pictures that do not pair up; the message names the file."""
+    """Images that do not pair up; the message names the file."""
 
 
-def add_parser(commands) -> None:
-    """Adds the command to ``commands``."""
-    parser = commands.add_parser("score", help="measure restored pictures against sharp ones")
-    parser.add_argument("restored", help="a folder of pictures that any method made")
-    parser.add_argument("sharp", help="a folder with the sharp pictures, by the same names")
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Says what the command takes."""
+    del words
+    parser.add_argument("restored", help="a folder of images that any method made")
+    parser.add_argument("sharp", help="a folder with the sharp images, by the same names")
     parser.add_argument("--mode", required=True, choices=metrics.MODES)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures every picture.
+    """Measures every image.
 
     Raises:
-        ScoreError: if a picture has no partner, or one of another size.
+        ScoreError: if an image has no partner, or one of another size.
         ImageError: if one is broken.
     """
     pairs = _pairs(epath.Path(args.restored), epath.Path(args.sharp))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        scored = threads.map(lambda files: _score(*files, args.mode), pairs.values())
-        bar = progress_bar(scored, desc="scoring", unit="picture", total=len(pairs))
+        scored = threads.map(lambda files: _score(files[0], files[1], args.mode), pairs.values())
+        bar = progress_bar(scored, desc="scoring", unit="image", total=len(pairs))
         scores = dict(zip(pairs, bar, strict=True))
     summary = {
         "mode": args.mode,
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _pairs(restored: epath.Path, sharp: epath.Path) -> dict[str, tuple[epath.Path, epath.Path]]:
-    ours, truths = _pictures(restored), _pictures(sharp)
+    ours, truths = _images(restored), _images(sharp)
     for files, others, folder in ((ours, truths, sharp), (truths, ours, restored)):
         alone = sorted(set(files) - set(others))
         if alone:
@@ -62,21 +62,21 @@ def _pairs(restored: epath.Path, sharp: epath.Path) -> dict[str, tuple[epath.Pat
     return {name: (ours[name], truths[name]) for name in sorted(ours)}
 
 
-def _pictures(folder: epath.Path) -> dict[str, epath.Path]:
+def _images(folder: epath.Path) -> dict[str, epath.Path]:
     if not folder.is_dir():
         raise ScoreError(f"{folder}: no such folder")
-    found = {}
-    for file in pictures_below(folder):
+    found: dict[str, epath.Path] = {}
+    for file in images_below(folder):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise ScoreError(f"{file}: has the same name as {found[name]}")
         found[name] = file
     if not found:
-        raise ScoreError(f"{folder}: no pictures there")
+        raise ScoreError(f"{folder}: no images there")
     return found
 
 
-def _score(restored_file, sharp_file, mode: str) -> metrics.Score:
+def _score(restored_file: epath.Path, sharp_file: epath.Path, mode: metrics.Mode) -> metrics.Score:
     restored, sharp = (
         read_rgb(file).astype(np.float32) / np.float32(255) for file in (restored_file, sharp_file)
     )

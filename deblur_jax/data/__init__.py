@@ -1,4 +1,4 @@
-"""Where pairs of blurred and sharp pictures come from, and how they become batches."""
+"""Where pairs of blurred and sharp images come from, and how they become batches."""
 
 from deblur_jax.data.sources import CachedPairs, PairSource, open_pairs, open_training_pairs
 

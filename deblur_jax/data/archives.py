@@ -1,5 +1,6 @@
 """Archives from the internet: downloaded, checked and unpacked with care."""
 
+import functools
 import hashlib
 import stat
 import tarfile
@@ -9,11 +10,11 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from deblur_jax.errors import UserError
-from deblur_jax.images import SUFFIXES
-from deblur_jax.progress import progress_bar
+from deblur_jax.images.files import SUFFIXES
+from deblur_jax.runtime.progress import progress_bar
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _WANTED = (*SUFFIXES, ".txt")
@@ -25,7 +26,7 @@ class ArchiveError(UserError, ValueError):
 
 
 class Download(NamedTuple):
-    """An archive at a stable address, and the MD5 sum of its content."""
+    """An archive on the internet, and the MD5 sum of its content."""
 
     url: str
     md5: str
@@ -37,10 +38,10 @@ class Download(NamedTuple):
 
 
 def download(wanted: Download, folder: Path) -> Path:
-    """Fetches an archive and checks it; a file that is there and whole is not fetched again.
+    """Fetches an archive and checks its MD5 sum; a file that is there already, and whole, is kept.
 
     Raises:
-        ArchiveError: if it can't be fetched, or is not what it should be; it is then not kept.
+        ArchiveError: if it can't be fetched, or has another MD5 sum; then it is deleted.
     """
     file = folder / wanted.file_name
     if file.exists() and _md5(file) == wanted.md5:
@@ -77,7 +78,7 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks the pictures and lists of an archive, zip or tar.
+    """Unpacks the images and lists of an archive, zip or tar.
 
     Raises:
         ArchiveError: if it is damaged, or holds anything that would be written outside ``folder``
@@ -103,7 +104,9 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
             mode = member.external_attr >> 16
             _check(archive, member.filename, is_link=stat.S_ISLNK(mode))
         files = [member for member in members if not member.is_dir()]
-        _write_all(archive, folder, [(m.filename, lambda m=m: content.open(m)) for m in files])
+        _write_all(
+            archive, folder, [(m.filename, functools.partial(content.open, m)) for m in files]
+        )
 
 
 def _unpack_tar(archive: Path, folder: Path) -> None:
@@ -113,7 +116,9 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
             special = not (member.isfile() or member.isdir())
             _check(archive, member.name, is_link=special)
         files = [member for member in members if member.isfile()]
-        _write_all(archive, folder, [(m.name, lambda m=m: content.extractfile(m)) for m in files])
+        _write_all(
+            archive, folder, [(m.name, functools.partial(content.extractfile, m)) for m in files]
+        )
 
 
 def _check(archive: Path, name: str, is_link: bool) -> None:
@@ -124,9 +129,7 @@ def _check(archive: Path, name: str, is_link: bool) -> None:
         raise ArchiveError(f"{archive}: refused, holds {what}: {name}; nothing was unpacked")
 
 
-def _write_all(
-    archive: Path, folder: Path, members: list[tuple[str, Callable[[], BinaryIO]]]
-) -> None:
+def _write_all(archive: Path, folder: Path, members: list[tuple[str, Callable[[], Any]]]) -> None:
     wanted = [(name, opened) for name, opened in members if name.lower().endswith(_WANTED)]
     for name, opened in progress_bar(wanted, desc=f"unpacking {archive.name}", unit="file"):
         target = folder / name

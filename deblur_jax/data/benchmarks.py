@@ -1,16 +1,17 @@
-"""The benchmarks' own layouts: where in what their authors publish the pairs are.
+"""Where the pairs are in the benchmarks, as their authors publish them.
 
-Each finder takes the unpacked folder, or one that holds it, and gives the files of every split by
-name. Training and test pairs are those of the authors; none is ever moved.
+Each finder takes the unpacked folder, or one that holds it, and returns the files of every split by
+name. The training and test pairs are those of the authors.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from deblur_jax.data.archives import Download
-from deblur_jax.data.folder import PairError, find_pairs, pictures_below
+from deblur_jax.data.folder import PairError, find_pairs, images_below
 from deblur_jax.data.patches import PairFiles
 
 Splits = dict[str, PairFiles]
@@ -28,7 +29,7 @@ class Benchmark:
         title: of the paper.
         homepage: where to get it.
         find: the files below a folder, by split; empty if they are not there.
-        downloads: archives at stable addresses.
+        downloads: archives that can be fetched.
     """
 
     title: str
@@ -40,7 +41,7 @@ class Benchmark:
 def _find_gopro(root: Path, blurred: str) -> Splits:
     """``{train,test}/SEQUENCE/{blur,blur_gamma,sharp}/``, or ``{train,test}/{blur,sharp}/``."""
     for folder in _candidates(root):
-        splits = {}
+        splits: Splits = {}
         for split in _SPLITS:
             has_pairs = [*folder.glob(f"{split}/{blurred}"), *folder.glob(f"{split}/*/{blurred}")]
             if has_pairs:
@@ -56,17 +57,17 @@ def _find_hide(root: Path, blurred: str) -> Splits:
     for folder in _candidates(root):
         truth = folder / "GT"
         if truth.is_dir():
-            sharp = {file.name: file for file in pictures_below(truth)}
+            sharp = {file.name: file for file in images_below(truth)}
             return {
-                split: _matched(pictures_below(folder / split), sharp, truth)
+                split: _matched(images_below(folder / split), sharp, truth)
                 for split in _SPLITS
                 if (folder / split).is_dir()
             }
     return _find_named_folders(root)
 
 
-def _matched(blurred_files, sharp: dict, truth: Path) -> PairFiles:
-    pairs = {}
+def _matched(blurred_files: Sequence[Path], sharp: dict, truth: Path) -> PairFiles:
+    pairs: dict[str, Any] = {}
     for file in blurred_files:
         if file.name not in sharp:
             raise PairError(f"{file}: has no partner in {truth}")
@@ -81,14 +82,14 @@ def _find_named_folders(root: Path) -> Splits:
     for folder in [*_candidates(root), *(c / "test" for c in _candidates(root))]:
         for blurred, sharp in _NAMED_FOLDERS:
             if (folder / blurred).is_dir() and (folder / sharp).is_dir():
-                truths = {file.name: file for file in pictures_below(folder / sharp)}
-                pairs = _matched(pictures_below(folder / blurred), truths, folder / sharp)
+                truths = {file.name: file for file in images_below(folder / sharp)}
+                pairs = _matched(images_below(folder / blurred), truths, folder / sharp)
                 return {"test": pairs}
     return {}
 
 
 def _find_realblur(root: Path, kind: str) -> Splits:
-    """Lists ``RealBlur_{J,R}_{train,test}_list.txt``: a sharp and a blurred file a line."""
+    """Lists ``RealBlur_{J,R}_{train,test}_list.txt``: one sharp and one blurred file per line."""
     for folder in _candidates(root):
         lists = {split: folder / f"RealBlur_{kind}_{split}_list.txt" for split in _SPLITS}
         if any(file.exists() for file in lists.values()):
@@ -107,7 +108,7 @@ def _listed(file: Path, folder: Path) -> PairFiles:
         sharp, blurred = (folder / word for word in words[:2])
         for missing in (path for path in (sharp, blurred) if not path.exists()):
             raise PairError(f"{file}, line {number}: {missing} is missing")
-        # RealBlur-J_.../scene001/blur/blur_1.png is the first picture of the sequence scene001.
+        # RealBlur-J_.../scene001/blur/blur_1.png is the first image of the sequence scene001.
         name = f"{blurred.parent.parent.name}/{blurred.stem}"
         if name in pairs:
             raise PairError(f"{file}, line {number}: {name} was listed before")
@@ -118,7 +119,7 @@ def _listed(file: Path, folder: Path) -> PairFiles:
 def _find_kohler(root: Path, blurred: str) -> Splits:
     """``Blurry1_1.png`` to ``Blurry4_12.png``; ``Image1/Kernel1/GroundTruth1_1_1.png`` and on."""
     del blurred
-    files = pictures_below(root)
+    files = images_below(root)
     frames: dict[str, list[tuple[int, Path]]] = {}
     for file in files:
         if match := re.fullmatch(r"GroundTruth(\d+)_(\d+)_(\d+)", file.stem):
@@ -136,7 +137,7 @@ def _find_kohler(root: Path, blurred: str) -> Splits:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """The folder, those in it, and those in these: archives often bring one or two of their own."""
+    """The folder, its sub-folders and theirs: archives often add one or two."""
     return [root, *(path for path in sorted([*root.glob("*"), *root.glob("*/*")]) if path.is_dir())]
 
 

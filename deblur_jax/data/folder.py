@@ -4,13 +4,14 @@ import numpy as np
 from etils import epath
 
 from deblur_jax.errors import UserError
-from deblur_jax.images import SUFFIXES, PathLike, read_rgb, read_size
+from deblur_jax.images.files import SUFFIXES, read_rgb, read_size
+from deblur_jax.runtime.files import PathLike
 
 BLURRED, SHARP = "blur", "sharp"
 
 
 class PairError(UserError, ValueError):
-    """Pictures that do not pair up; the message names the file."""
+    """Images that do not pair up; the message names the file."""
 
 
 class FolderPairs:
@@ -22,11 +23,11 @@ class FolderPairs:
 
     Args:
         root: the folder.
-        blurred: name of the folders with blurred pictures; GoPro's other one is "blur_gamma".
+        blurred: name of the folders with blurred images; GoPro's other one is "blur_gamma".
 
     Raises:
-        PairError: if there are no pairs, a picture has no partner, or a pair differs in size.
-        ImageError: if a picture's header can't be read.
+        PairError: if there are no pairs, an image has no partner, or a pair differs in size.
+        ImageError: if an image's header can't be read.
     """
 
     def __init__(self, root: PathLike, *, blurred: str = BLURRED):
@@ -48,10 +49,10 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
     Raises:
         PairError, ImageError: as ``FolderPairs``.
     """
-    root = epath.Path(root)
-    if not root.is_dir():
+    folder = epath.Path(root)
+    if not folder.is_dir():
         raise PairError(f"{root}: no such folder")
-    blurred_files, sharp_files = _pictures_in(root, blurred), _pictures_in(root, SHARP)
+    blurred_files, sharp_files = _images_in(folder, blurred), _images_in(folder, SHARP)
     for ours, theirs, partner in (
         (blurred_files, sharp_files, SHARP),
         (sharp_files, blurred_files, blurred),
@@ -61,7 +62,7 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
             more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
             raise PairError(f"{ours[alone[0]]}: has no partner in {partner}/{more}")
     if not blurred_files:
-        raise PairError(f"{root}: no pictures in {blurred}/ and {SHARP}/")
+        raise PairError(f"{root}: no images in {blurred}/ and {SHARP}/")
     pairs = {name: (blurred_files[name], sharp_files[name]) for name in sorted(blurred_files)}
     for blurred_file, sharp_file in pairs.values():
         blurred_size, sharp_size = read_size(blurred_file), read_size(sharp_file)
@@ -73,8 +74,8 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
     return pairs
 
 
-def pictures_below(folder: epath.Path) -> list[epath.Path]:
-    """All pictures in a folder and its sub-folders, sorted; hidden ones are left out."""
+def images_below(folder: epath.Path) -> list[epath.Path]:
+    """All images in a folder and its sub-folders, sorted; hidden ones are left out."""
     found = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
@@ -82,16 +83,16 @@ def pictures_below(folder: epath.Path) -> list[epath.Path]:
         if entry.suffix.lower() in SUFFIXES:
             found.append(entry)
         elif entry.is_dir():
-            found += pictures_below(entry)
+            found += images_below(entry)
     return found
 
 
-def _pictures_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:
-    """Pictures in ``root/kind/**`` and ``root/*/kind``, by their path without ``kind``."""
+def _images_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:
+    """Images in ``root/kind/**`` and ``root/*/kind``, by their path without ``kind``."""
     folders = [root / kind] if (root / kind).is_dir() else sorted(root.glob(f"*/{kind}"))
-    found = {}
+    found: dict[str, epath.Path] = {}
     for folder in folders:
-        for file in pictures_below(folder):
+        for file in images_below(folder):
             inside = file.relative_to(folder).with_suffix("")
             name = (folder.parent.relative_to(root) / inside).as_posix()
             if name in found:

@@ -1,4 +1,4 @@
-"""What is stored of a data set: its pairs, or patches cut from them beforehand."""
+"""What ``prepare`` stores of a data set: its pairs, or patches that are cut from them."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from PIL import Image
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.prepared import EncodedPair
 from deblur_jax.data.transforms import augmented_patch, random_patch
-from deblur_jax.images import read_png, read_rgb
+from deblur_jax.images.files import read_png, read_rgb
 
 PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
@@ -20,7 +20,7 @@ def encoded_pairs(pairs: PairFiles) -> Iterator[EncodedPair]:
     """The pairs, whole.
 
     Raises:
-        ImageError: if a picture is broken.
+        ImageError: if an image is broken.
     """
     for name, (blurred, sharp) in pairs.items():
         if isinstance(sharp, tuple):
@@ -30,26 +30,27 @@ def encoded_pairs(pairs: PairFiles) -> Iterator[EncodedPair]:
 
 
 def encoded_patches(
-    pairs: PairFiles, *, size: int, per_picture: int, augment: bool, seed: int = 0
+    pairs: PairFiles, *, size: int, per_image: int, augment: bool, seed: int = 0
 ) -> Iterator[EncodedPair]:
     """Random patches of the pairs, named after them: "SEQUENCE/000001-007".
 
     Args:
         pairs: the files.
         size: height and width of a patch, in pixels.
-        per_picture: patches of each pair.
-        augment: turned, rescaled, and in permuted colours, as ``transforms.augmented_patch``.
+        per_image: patches of each pair.
+        augment: cut them by ``transforms.augmented_patch``.
         seed: of places and augmentation.
 
     Raises:
-        PairError: if a picture is smaller than a patch.
+        PairError: if an image is smaller than a patch.
         ImageError: if it is broken.
     """
     cut = augmented_patch if augment else random_patch
-    digits = len(str(per_picture - 1))
+    digits = len(str(per_image - 1))
     for index, (name, (blurred, sharp)) in enumerate(pairs.items()):
+        assert not isinstance(sharp, tuple), "only test pairs have several sharp images"
         pair = {"blurred": read_rgb(blurred), "sharp": read_rgb(sharp)}
-        for number in range(per_picture):
+        for number in range(per_image):
             rng = np.random.default_rng([seed, index, number])
             try:
                 patch = cut(pair, rng, size)
@@ -58,7 +59,7 @@ def encoded_patches(
             yield f"{name}-{number:0{digits}}", _png(patch["blurred"]), _png(patch["sharp"])
 
 
-def _png(picture: np.ndarray) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "png")
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "png")
     return stream.getvalue()

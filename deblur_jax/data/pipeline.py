@@ -1,7 +1,7 @@
-"""Pairs to batches: the batch of a step is a function of (seed, step) alone."""
+"""Batches of training patches: the batch of a step depends on (seed, step) alone."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import grain
 import numpy as np
@@ -26,11 +26,11 @@ def training_batches(
     cache_gib: float = 0.0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """Endless training batches, from ``start_step`` on.
 
     Every epoch is a new permutation of the pairs, every visit a new crop and flip. Neither depends
-    on the number of processes or workers, so the step is all that a checkpoint need know.
+    on the number of processes or workers, so a checkpoint needs to store the step only.
 
     Args:
         source: the pairs.
@@ -39,7 +39,7 @@ def training_batches(
         seed: of permutations and patches.
         start_step: the step of the first batch.
         num_workers: processes that read and crop; 0 for threads of this process.
-        cache_gib: memory for decoded pictures, divided among the workers.
+        cache_gib: memory for decoded images, divided among the workers.
         process_index: which share of every batch to give, 0 to ``process_count`` - 1.
         process_count: number of shares; it divides ``batch_size``.
 
@@ -72,10 +72,12 @@ def training_batches(
         iterator.close()
 
 
-def _patch(pair, rng: np.random.Generator, *, size: int):
+def _patch(
+    pair: dict[str, np.ndarray], rng: np.random.Generator, *, size: int
+) -> dict[str, np.ndarray]:
     return random_patch(pair, rng, size)
 
 
 def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A worker's batch lies in shared memory that is freed with its arrays: keep none of them."""
-    return {key: np.array(pictures) for key, pictures in batch.items()}
+    return {key: np.array(images) for key, images in batch.items()}

@@ -1,8 +1,9 @@
-"""Pairs as a TFDS data set in array_record files: one sequential store instead of many files."""
+"""Pairs as a TFDS data set in array_record files: few large files instead of many small ones."""
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -10,7 +11,7 @@ from etils import epath
 from PIL import Image
 
 from deblur_jax.data.folder import PairError
-from deblur_jax.images import PathLike
+from deblur_jax.runtime.files import PathLike
 
 _INFO_FILE = "dataset_info.json"
 NAME = "pairs"
@@ -18,16 +19,19 @@ VERSION = "1.0.0"
 
 
 EncodedPair = tuple[str, bytes, bytes | list[bytes]]
-"""Name, blurred and sharp; the pictures as RGB PNGs. Sharp may be several: see ``Frames``."""
+"""Name, blurred and sharp; the images as RGB PNGs. Sharp may be several: see ``Frames``."""
 
 
-class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+_Builder: Any = tfds.core.GeneratorBasedBuilder  # it has no types
+
+
+class PairsBuilder(_Builder, skip_registration=True):  # type: ignore[call-arg,misc]
     """Writes pairs, split by split; TensorFlow is not needed.
 
     Args:
         data_dir: where the data set goes, below ``pairs/1.0.0``.
         splits: for each split its pairs.
-        several: whether each blurred picture has several sharp ones.
+        several: whether each blurred image has several sharp ones.
         description: of the data set.
     """
 
@@ -40,36 +44,36 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         data_dir: PathLike,
         splits: dict[str, Iterable[EncodedPair]],
         several: bool = False,
-        description: str = "Pairs of a blurred picture and its sharp original.",
-    ):
+        description: str = "Pairs of a blurred image and its sharp original.",
+    ) -> None:
         self._pairs = splits
         self._several = several
         self._description = description
         super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
-        # As bytes: pictures in a sequence could only be decoded all at once.
-        sharp = tfds.features.Sequence(tfds.features.Text()) if self._several else picture
-        features = {"name": tfds.features.Text(), "blurred": picture, "sharp": sharp}
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+        # As bytes: images in a sequence could only be decoded all at once.
+        sharp = tfds.features.Sequence(tfds.features.Text()) if self._several else image
+        features = {"name": tfds.features.Text(), "blurred": image, "sharp": sharp}
         return tfds.core.DatasetInfo(
             builder=self,
             description=self._description,
             features=tfds.features.FeaturesDict(features),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager
         return {split: self._examples(pairs) for split, pairs in self._pairs.items()}
 
-    def _generate_examples(self):
+    def _generate_examples(self) -> NoReturn:
         raise AssertionError("every split brings its own generator")
 
-    def _examples(self, pairs):
+    def _examples(self, pairs: Iterable[EncodedPair]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, blurred, sharp in pairs:
-            # Encoded bytes pass through TFDS untouched; arrays it would encode with TensorFlow.
-            sharp = sharp if self._several else io.BytesIO(sharp)
-            yield name, {"name": name, "blurred": io.BytesIO(blurred), "sharp": sharp}
+            # Encoded bytes pass through TFDS untouched; it would encode arrays with TensorFlow.
+            stored = io.BytesIO(sharp) if isinstance(sharp, bytes) else sharp
+            yield name, {"name": name, "blurred": io.BytesIO(blurred), "sharp": stored}
 
 
 class PreparedPairs:
@@ -79,16 +83,16 @@ class PreparedPairs:
         PairError: if the data set has no such split.
     """
 
-    def __init__(self, folder: PathLike, split: str):
-        builder = tfds.builder_from_directory(os.fspath(_version_folder(folder)))
+    def __init__(self, folder: PathLike, split: str) -> None:
+        builder = _open(folder)
         if split not in builder.info.splits:
             raise PairError(
                 f"{folder}: has no split {split!r}, only {', '.join(builder.info.splits)}"
             )
         self._records = builder.as_data_source(split)
         self._several = isinstance(builder.info.features["sharp"], tfds.features.Sequence)
-        pictures = ("blurred",) if self._several else ("blurred", "sharp")
-        undecoded = dict.fromkeys(pictures, tfds.decode.SkipDecoding())
+        images = ("blurred",) if self._several else ("blurred", "sharp")
+        undecoded = dict.fromkeys(images, tfds.decode.SkipDecoding())
         stored = [_text(r["name"]) for r in builder.as_data_source(split, decoders=undecoded)]
         self._order = sorted(range(len(stored)), key=stored.__getitem__)
         self.names = [stored[i] for i in self._order]
@@ -103,10 +107,10 @@ class PreparedPairs:
         return {"blurred": record["blurred"], "sharp": sharp}
 
 
-class Frames(Sequence[np.ndarray]):
-    """Sharp pictures of one scene, any of them the truth, each decoded when it is asked for."""
+class Frames:
+    """Sharp images of one scene, any of them the truth, each decoded when it is asked for."""
 
-    def __init__(self, encoded: Sequence[bytes]):
+    def __init__(self, encoded: Sequence[bytes]) -> None:
         self._encoded = encoded
 
     def __len__(self) -> int:
@@ -114,8 +118,8 @@ class Frames(Sequence[np.ndarray]):
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Frame ``index``: (h, w, 3) uint8."""
-        with Image.open(io.BytesIO(self._encoded[index])) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(self._encoded[index])) as image:
+            return np.asarray(image.convert("RGB"))
 
 
 def is_prepared(folder: PathLike) -> bool:
@@ -125,7 +129,14 @@ def is_prepared(folder: PathLike) -> bool:
 
 def prepared_splits(folder: PathLike) -> list[str]:
     """The splits of a prepared data set."""
-    return list(tfds.builder_from_directory(os.fspath(_version_folder(folder))).info.splits)
+    return list(_open(folder).info.splits)
+
+
+def _open(folder: PathLike) -> Any:
+    found = _version_folder(folder)
+    if found is None:
+        raise PairError(f"{folder}: holds no prepared data set")
+    return tfds.builder_from_directory(os.fspath(found))
 
 
 def _version_folder(folder: PathLike) -> epath.Path | None:
@@ -135,5 +146,5 @@ def _version_folder(folder: PathLike) -> epath.Path | None:
     return None
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -25,8 +25,8 @@ _EDGE_SUPERSAMPLING = 4
 
 
 @functools.cache
-def load_picture(name: str) -> Image.Image:
-    """A picture of scikit-image's wheel, RGB."""
+def load_image(name: str) -> Image.Image:
+    """An image of scikit-image's wheel, RGB."""
     path = Path(skimage.data.__file__).parent / name
     return Image.open(path).convert("RGB")
 
@@ -35,10 +35,10 @@ def photograph(rng: np.random.Generator, size: int, split: str) -> Image.Image:
     """A random ``size`` x ``size`` view of one of the split's photographs.
 
     The view is rescaled (never enlarged by more than the size requires), perhaps mirrored, and in
-    training its colour channels are permuted, to make more of few photographs.
+    training its colour channels are permuted, so that few photographs give many scenes.
     """
-    picture = load_picture(rng.choice(PHOTOGRAPHS[split]))
-    view = _random_view(rng, picture, size)
+    image = load_image(rng.choice(PHOTOGRAPHS[split]))
+    view = _random_view(rng, image, size)
     if split == "train":
         view = Image.fromarray(np.asarray(view)[..., rng.permutation(3)])
     return view
@@ -48,7 +48,7 @@ def texture(rng: np.random.Generator, size: int, split: str) -> Image.Image:
     """A random surface of ``size`` x ``size``: a photographed material, noise, stripes or tiles."""
     kind = rng.choice(["surface", "noise", "stripes", "tiles"])
     if kind == "surface":
-        grey = _random_view(rng, load_picture(rng.choice(SURFACES[split])), size).convert("L")
+        grey = _random_view(rng, load_image(rng.choice(SURFACES[split])), size).convert("L")
         pattern = np.asarray(grey, np.float32) / 255.0
     elif kind == "noise":
         pattern = _fractal_noise(rng, size)
@@ -76,13 +76,13 @@ def shape_mask(rng: np.random.Generator, size: int) -> Image.Image:
     return mask.resize((size, size), Image.Resampling.BOX)
 
 
-def _random_view(rng: np.random.Generator, picture: Image.Image, size: int) -> Image.Image:
-    shorter = min(picture.size)
+def _random_view(rng: np.random.Generator, image: Image.Image, size: int) -> Image.Image:
+    shorter = min(image.size)
     extent = min(shorter, size * rng.uniform(1.0, 1.8))
-    left = rng.uniform(0.0, picture.width - extent)
-    top = rng.uniform(0.0, picture.height - extent)
+    left = rng.uniform(0.0, image.width - extent)
+    top = rng.uniform(0.0, image.height - extent)
     box = (left, top, left + extent, top + extent)
-    view = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    view = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name, their splits, and decoded pictures kept in memory."""
+"""Data sets by name, their splits, and decoded images kept in memory."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
-from deblur_jax.config import DataConfig
+from deblur_jax.data.config import DataConfig
 from deblur_jax.data.folder import BLURRED, FolderPairs, PairError
 from deblur_jax.data.prepared import PreparedPairs, is_prepared, prepared_splits
 from deblur_jax.data.synthetic import SPLITS, SyntheticPairs
@@ -17,7 +17,10 @@ _SYNTHETIC = "synthetic:"
 class PairSource(Protocol):
     """Pairs by index: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the pairs, in their order."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -32,12 +35,12 @@ def open_pairs(
     Args:
         name: one of
             "synthetic:FAMILY", the embedded data set;
-            a folder that ``python -m deblur_jax prepare`` made;
+            a folder that ``deblur-jax prepare`` made;
             a folder of pairs, or one with such folders called train/, validation/ and test/.
-            A data set without splits gives all it has, whatever ``split`` is.
+            A data set without splits is returned whole, whatever ``split`` is.
         split: "train", "validation" or "test".
         length: number of pairs of the embedded data set.
-        size: height and width of the embedded data set's pictures, in pixels.
+        size: height and width of the embedded data set's images, in pixels.
         seed: of the embedded data set.
 
     Raises:
@@ -63,7 +66,7 @@ def available_splits(name: str, blurred: str = BLURRED) -> list[str]:
 
     Args:
         name: its folder.
-        blurred: name of the folders with blurred pictures.
+        blurred: name of the folders with blurred images.
     """
     folder = epath.Path(name)
     if is_prepared(folder):
@@ -85,7 +88,7 @@ def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, Pair
     Raises:
         PairError, ImageError: as ``open_pairs``.
     """
-    options = {"size": config.picture_size, "seed": seed}
+    options = {"size": config.image_size, "seed": seed}
     train = open_pairs(config.train, "train", length=config.length, **options)
     validation = None
     if config.validation is not None:
@@ -98,7 +101,9 @@ def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, Pair
     return train, validation
 
 
-def _with_validation(train: PairSource, config: DataConfig, options: dict):
+def _with_validation(
+    train: PairSource, config: DataConfig, options: dict
+) -> tuple[PairSource, PairSource]:
     if config.train.startswith(_SYNTHETIC):
         length = config.validation_limit
         return train, open_pairs(config.train, "validation", length=length, **options)
@@ -110,10 +115,12 @@ def _with_validation(train: PairSource, config: DataConfig, options: dict):
 
 
 def validation_indices(names: Sequence[str], fraction: float) -> list[int]:
-    """Which pairs to hold out of training: whole sequences, from the end of the sorted names.
+    """The indices of the pairs to hold out of training.
+
+    Whole sequences are taken, from the end of the sorted names.
 
     A sequence is the part of a name before its last "/" or "_". Frames of one sequence are nearly
-    the same picture, so that splitting it would make validation too easy; only where all pairs are
+    the same image, so that splitting it would make validation too easy; only where all pairs are
     of one sequence, its last frames are taken.
 
     Raises:
@@ -143,7 +150,7 @@ def _sequence(name: str) -> str:
 class Subset:
     """Some pairs of a source, in the order given."""
 
-    def __init__(self, source: PairSource, indices: Sequence[int]):
+    def __init__(self, source: PairSource, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = indices
         self.names = [source.names[i] for i in indices]
@@ -163,7 +170,7 @@ class CachedPairs:
         max_bytes: memory to use; pairs met after it is full are read anew each time.
     """
 
-    def __init__(self, source: PairSource, max_bytes: float):
+    def __init__(self, source: PairSource, max_bytes: float) -> None:
         self._source = source
         self._free_bytes = max_bytes
         self._kept: dict[int, dict[str, np.ndarray]] = {}
@@ -176,7 +183,7 @@ class CachedPairs:
         if index in self._kept:
             return self._kept[index]
         pair = self._source[index]
-        size = sum(picture.nbytes for picture in pair.values())
+        size = sum(image.nbytes for image in pair.values())
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._kept[index] = pair

@@ -2,11 +2,12 @@
 
 A scene is a background with objects in front of it. During the exposure the camera and every object
 move along smooth random paths (translation, rotation, zoom); the sub-frames, each composited back
-to front, are averaged. The sharp picture is the middle sub-frame. So moving edges cover and uncover
+to front, are averaged. The sharp image is the middle sub-frame. So moving edges cover and uncover
 what is behind them, as they do in front of a real camera.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ class Family:
     """The camera's only motion during the exposure, (x, y) in pixels; None: random paths."""
     max_objects: int = 0
     linear_light: float = 0.5
-    """The share of pictures averaged in linear light; the others are averaged as they are."""
+    """The share of images averaged in linear light; the others are averaged as they are."""
     max_noise: float = 2.0
     """Standard deviation of the sensor noise, at most, in units of 1/255."""
 
@@ -48,14 +49,14 @@ class SyntheticPairs:
             or "dynamic" (any camera path, and objects with paths of their own).
         split: "train", "validation" or "test"; no scene is in two of them.
         length: number of items.
-        size: height and width of the pictures, in pixels.
+        size: height and width of the images, in pixels.
         seed: another seed gives another data set of the same kind.
 
     Raises:
         PairError: for an unknown family or split.
     """
 
-    def __init__(self, family: str, split: str, *, length: int, size: int, seed: int = 0):
+    def __init__(self, family: str, split: str, *, length: int, size: int, seed: int = 0) -> None:
         if family not in FAMILIES:
             raise PairError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
         if split not in SPLITS:
@@ -86,17 +87,19 @@ class SyntheticPairs:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A picture with transparency, and where it is at each sub-frame.
+    """An image with transparency, and where it is at each sub-frame.
 
     ``poses`` (n, 2, 3) map coordinates of the layer to those of the frame; at the middle sub-frame
-    a pose moves by whole pixels, so that the sharp picture is not resampled.
+    a pose moves by whole pixels, so that the sharp image is not resampled.
     """
 
-    picture: Image.Image
+    image: Image.Image
     poses: np.ndarray
 
 
-def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) -> list[Layer]:
+def _make_layers(
+    rng: np.random.Generator, family: Family, split: str, size: int, times: np.ndarray
+) -> list[Layer]:
     """Background first, nearest object last."""
     if family.fixed_motion is not None:
         camera = _rigid_poses(times[:, None] * np.asarray(family.fixed_motion))
@@ -118,25 +121,27 @@ def _make_layers(rng, family: Family, split: str, size: int, times: np.ndarray) 
     return layers
 
 
-def _random_poses(rng, times: np.ndarray, strength: float) -> np.ndarray:
+def _random_poses(rng: np.random.Generator, times: np.ndarray, strength: float) -> np.ndarray:
     """A smooth path through the identity at t = 0; ``strength`` is its extent in pixels."""
     strength = min(strength, 0.9 * _MAX_DISPLACEMENT)
     direction = rng.uniform(0.0, 2 * np.pi)
     ahead = np.array([np.cos(direction), np.sin(direction)])
     aside = np.array([-ahead[1], ahead[0]])
     shift = np.outer(times, ahead) + np.outer(_bend(rng, times), aside * rng.uniform(0.0, 0.6))
-    # A tenth of a radian moves the corner of a picture of 256 pixels by about 18.
+    # A tenth of a radian moves the corner of an image of 256 pixels by about 18.
     angle = strength / 400.0 * rng.normal() * (times + _bend(rng, times))
     zoom = np.exp(strength / 800.0 * rng.normal() * (times + _bend(rng, times)))
     return _rigid_poses(strength * shift, angle, zoom)
 
 
-def _bend(rng, times: np.ndarray) -> np.ndarray:
+def _bend(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
     """A smooth curve of unit size, 0 at t = 0."""
     return rng.normal() * times**2 + rng.normal() * np.sin(2 * np.pi * times) / 4
 
 
-def _rigid_poses(shift: np.ndarray, angle=None, zoom=None) -> np.ndarray:
+def _rigid_poses(
+    shift: np.ndarray, angle: np.ndarray | None = None, zoom: np.ndarray | None = None
+) -> np.ndarray:
     """Poses (n, 2, 3) about the origin from shifts (n, 2), angles (n,) and zooms (n,)."""
     angle = np.zeros(len(shift)) if angle is None else angle
     zoom = np.ones(len(shift)) if zoom is None else zoom
@@ -146,8 +151,8 @@ def _rigid_poses(shift: np.ndarray, angle=None, zoom=None) -> np.ndarray:
     )
 
 
-def _placed(poses: np.ndarray, extent: int, centre: tuple[float, float]) -> np.ndarray:
-    """Poses that act about the middle of a picture of ``extent`` pixels, put at ``centre``."""
+def _placed(poses: np.ndarray, extent: int, centre: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Poses that act about the middle of an image of ``extent`` pixels, put at ``centre``."""
     middle = np.full(2, extent // 2)
     placed = poses.copy()
     placed[:, :, 2] += np.asarray(centre) - poses[:, :, :2] @ middle
@@ -170,7 +175,9 @@ def _composed(camera: np.ndarray, size: int, poses: np.ndarray) -> np.ndarray:
     return composed
 
 
-def _expose(rng, layers: list[Layer], size: int, *, linear: bool, noise: float):
+def _expose(
+    rng: np.random.Generator, layers: list[Layer], size: int, *, linear: bool, noise: float
+) -> dict[str, np.ndarray]:
     """Averages the sub-frames to ``blurred``; the middle one is ``sharp``."""
     total = np.zeros((size, size, 3), np.float32)
     for t in range(NUM_SUBFRAMES):
@@ -186,13 +193,13 @@ def _expose(rng, layers: list[Layer], size: int, *, linear: bool, noise: float):
 
 
 def _composite(layers: list[Layer], t: int, size: int) -> Image.Image:
-    frame = None
-    for layer in layers:
+    frame = Image.new("RGB", (size, size))
+    for position, layer in enumerate(layers):
         a, b, c, d, e, f = _inverse(layer.poses[t]).ravel()
-        seen = layer.picture.transform(
+        seen = layer.image.transform(
             (size, size), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC
         )
-        if frame is None:
+        if position == 0:
             frame = seen
         else:
             frame.paste(seen, mask=seen.getchannel("A"))

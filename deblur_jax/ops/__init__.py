@@ -1,1 +1,1 @@
-"""Numerics that the models share."""
+"""The operations of the networks: plain mathematics, and what single kinds of device want."""

@@ -1,11 +1,13 @@
 """Parameter initialisers that the papers' recipes depend on."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 
-def pytorch_default(fan_in: int) -> jax.nn.initializers.Initializer:
+def pytorch_default(fan_in: float) -> jax.nn.initializers.Initializer:
     """PyTorch's default for convolution kernels and biases: uniform within ±1/sqrt(fan_in).
 
     It is ``kaiming_uniform(a=sqrt(5))`` for the kernel and its companion for the bias, which share
@@ -16,7 +18,12 @@ def pytorch_default(fan_in: int) -> jax.nn.initializers.Initializer:
     """
     bound = 1.0 / math.sqrt(fan_in)
 
-    def initialize(key, shape, dtype=jax.numpy.float32, out_sharding=None):
+    def initialize(
+        key: jax.Array,
+        shape: Sequence[int],
+        dtype: Any = jax.numpy.float32,
+        out_sharding: Any = None,
+    ) -> jax.Array:
         del out_sharding
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
@@ -24,7 +31,7 @@ def pytorch_default(fan_in: int) -> jax.nn.initializers.Initializer:
 
 
 def caffe_xavier(fan_in: int) -> jax.nn.initializers.Initializer:
-    """Caffe's "xavier" filler for kernels: uniform within ±sqrt(3/fan_in); biases start at 0.
+    """Caffe's "xavier" filler for kernels: uniform within ±sqrt(3/fan_in); biases are 0.
 
     Args:
         fan_in: number of products summed into one output value, ``channels * height * width``.

@@ -2,27 +2,24 @@
 
 ``h[t] = g[t] (h[t-1] - x[t]) + x[t]`` with ``h[-1] = 0``: an IIR filter of the first order whose
 coefficient g changes from pixel to pixel (Zhang et al., CVPR 2018, section 3).
+
+This is the reference form, ``jax.lax.scan`` along rows or columns; it can be differentiated in
+every way. The faster forms of single backends have the same signature:
+``recurrence_in_place.py`` and ``tpu/recurrence.py``.
 """
 
 import functools
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from deblur_jax.ops.recurrence_pallas import pallas_backward, pallas_forward
-
-Implementation = Literal["auto", "scan", "associative", "pallas"]
-IMPLEMENTATIONS = ("auto", "scan", "associative", "pallas")
-
-_LINES_FORWARD, _LINES_BACKWARD = 2, 1
-"""Lines a step of the scan, the fastest on the CPU: one line forward, written where the one before
-was, is not vectorized; the backward step has so many results that XLA computes shared parts of
-longer chains again."""
+from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
 
 class Direction(NamedTuple):
-    """Over rows (axis 1) or columns (axis 2), from the last one in ``reverse``."""
+    """A scan over rows (axis 1) or columns (axis 2), from the last one if ``reverse``."""
 
     axis: int
     reverse: bool
@@ -35,308 +32,106 @@ DIRECTIONS = {
     "right_to_left": Direction(2, True),
 }
 
+Recurrence = Callable[[jax.Array, jax.Array, Sequence[str]], jax.Array]
+"""The signature of ``gated_recurrence`` and of every other form of it."""
+
 
 def gated_recurrence(
-    inputs: jax.Array,
-    gates: jax.Array,
-    *,
-    axis: int,
-    reverse: bool = False,
-    implementation: Implementation = "auto",
+    inputs: jax.Array, gates: jax.Array, directions: Sequence[str] = tuple(DIRECTIONS)
 ) -> jax.Array:
-    """Scans ``inputs`` along one spatial axis.
+    """Scans a feature map in one or several directions.
 
-    The carry is float32 whatever the dtype. The gradient is the same recurrence in the opposite
-    direction; it keeps inputs, gates and outputs, and nothing else.
+    The carry is float32 whatever the dtype.
 
     Args:
         inputs: x, (b, h, w, c).
-        gates: g in (-1, 1), the same shape.
-        axis: 1 to scan over rows, 2 over columns.
-        reverse: from the last row or column to the first.
-        implementation:
-            "scan" is ``jax.lax.scan``, the reference.
-            "associative" is ``jax.lax.associative_scan``, of logarithmic depth and more memory.
-            "pallas" is a kernel for TPUs, interpreted (slowly) on the CPU. It was compiled for
-            TPUs and has not run on one.
-            "auto" is "pallas" on TPUs and "scan" elsewhere. "scan" is the fastest on the CPU; on
-            GPUs the choice is not measured.
+        gates: g in (-1, 1), (b, h, w, c * directions): for each direction a block of c channels.
+        directions: names in ``DIRECTIONS``.
 
     Returns:
-        h, the shape and dtype of ``inputs``.
+        The states h of each direction, in the shape and the order of ``gates``, in the dtype of
+        ``inputs``.
 
     Raises:
-        ValueError: for other shapes, axes or implementations.
+        ValueError: for other shapes, or an unknown direction.
     """
-    if inputs.ndim != 4 or inputs.shape != gates.shape:
-        raise ValueError(
-            f"expected inputs and gates of one shape (b, h, w, c), got {inputs.shape} and "
-            f"{gates.shape}"
-        )
-    if axis not in (1, 2):
-        raise ValueError(f"axis is 1, over rows, or 2, over columns, not {axis}")
-    _check(implementation)
-    return _recurrences(inputs, gates, (Direction(axis, reverse),), implementation)
+    scans = check_recurrence(inputs, gates, directions)
+    blocks = jnp.split(gates, len(scans), axis=-1)
+    states = [_scan(inputs, block, scan) for block, scan in zip(blocks, scans, strict=True)]
+    return jnp.concatenate(states, axis=-1)
 
 
-def four_way_recurrence(
-    inputs: jax.Array, gates: jax.Array, *, implementation: Implementation = "auto"
-) -> jax.Array:
-    """Scans ``inputs`` in all four directions, as one stage of SVRNN does.
+def _scan(inputs: jax.Array, gates: jax.Array, direction: Direction) -> jax.Array:
+    axis, reverse = direction
+    lines = [jnp.moveaxis(a.astype(jnp.float32), axis, 0) for a in (inputs, gates)]
 
-    The same as four ``gated_recurrence``, side by side; without copies of the gates and outputs.
+    def step(h: jax.Array, line: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, g = line
+        h = g * (h - x) + x
+        return h, h
 
-    Args:
-        inputs: x, (b, h, w, c).
-        gates: (b, h, w, 4c), one block of c for each of ``DIRECTIONS``, in their order.
-        implementation: as of ``gated_recurrence``.
+    _, states = jax.lax.scan(step, jnp.zeros_like(lines[0][0]), lines, reverse=reverse)
+    return jnp.moveaxis(states, 0, axis).astype(inputs.dtype)
 
-    Returns:
-        h of each direction, (b, h, w, 4c), in the same order.
+
+def check_recurrence(
+    inputs: jax.Array, gates: jax.Array, directions: Sequence[str]
+) -> tuple[Direction, ...]:
+    """Checks the arguments of a recurrence; returns the directions.
 
     Raises:
-        ValueError: for other shapes or implementations.
+        ValueError: saying what is wrong.
     """
-    expected = (*inputs.shape[:-1], len(DIRECTIONS) * inputs.shape[-1])
+    unknown = [name for name in directions if name not in DIRECTIONS]
+    if unknown or not directions:
+        raise ValueError(f"unknown directions {unknown}: choose from {', '.join(DIRECTIONS)}")
+    expected = (*inputs.shape[:-1], len(directions) * inputs.shape[-1])
     if inputs.ndim != 4 or gates.shape != expected:
         raise ValueError(
-            f"expected inputs (b, h, w, c) and gates (b, h, w, 4c), got {inputs.shape} and "
-            f"{gates.shape}"
+            f"expected inputs (b, h, w, c) and gates (b, h, w, {len(directions)}c), got "
+            f"{inputs.shape} and {gates.shape}"
         )
-    _check(implementation)
-    return _recurrences(inputs, gates, tuple(DIRECTIONS.values()), implementation)
+    return tuple(DIRECTIONS[name] for name in directions)
 
 
-def _check(implementation: str) -> None:
-    if implementation not in IMPLEMENTATIONS:
-        known = ", ".join(IMPLEMENTATIONS)
-        raise ValueError(f"unknown implementation {implementation!r}: choose from {known}")
+def with_gradient_rule(forward: Callable, backward: Callable) -> Recurrence:
+    """Makes a recurrence of a function for the states and one for the gradient.
 
+    The gradient keeps inputs, gates and states, and nothing else.
 
-# One rule of differentiation for all: gates and states have a block of channels a direction.
+    Args:
+        forward: ``(inputs, gates, directions) -> states``.
+        backward: ``(inputs, gates, states, d_states, directions) -> (d_inputs, d_gates)``.
 
+    Returns:
+        A function like ``gated_recurrence``, without a forward mode of differentiation.
+    """
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _recurrences(inputs, gates, directions, implementation):
-    forward, _ = _ALGORITHMS[implementation]
-    return forward(inputs, gates, directions)
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+    def states_of(
+        inputs: jax.Array, gates: jax.Array, directions: tuple[Direction, ...]
+    ) -> jax.Array:
+        return forward(inputs, gates, directions)
 
+    def keep(
+        inputs: jax.Array, gates: jax.Array, directions: tuple[Direction, ...]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        states = states_of(inputs, gates, directions)
+        return states, (inputs, gates, states)
 
-def _recurrences_forward(inputs, gates, directions, implementation):
-    states = _recurrences(inputs, gates, directions, implementation)
-    return states, (inputs, gates, states)
+    def pull_back(
+        directions: tuple[Direction, ...],
+        kept: tuple[jax.Array, jax.Array, jax.Array],
+        d_states: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        return backward(*kept, d_states, directions)
 
+    states_of.defvjp(keep, pull_back)
 
-def _recurrences_backward(directions, implementation, saved, d_states):
-    _, backward = _ALGORITHMS[implementation]
-    return backward(*saved, d_states, directions)
+    def recurrence(
+        inputs: jax.Array, gates: jax.Array, directions: Sequence[str] = tuple(DIRECTIONS)
+    ) -> jax.Array:
+        with naming_the_plain_backend():
+            return states_of(inputs, gates, check_recurrence(inputs, gates, directions))
 
-
-_recurrences.defvjp(_recurrences_forward, _recurrences_backward)
-
-
-# ------------------------------------------------------------------------------------------- scan
-# A step slices its lines out of the whole arrays and writes its results into the whole result:
-# many times faster on the CPU than scanning over transposed copies.
-
-
-def _scan_forward(inputs, gates, directions):
-    """Each gate gives its place to the state it leads to: no new array, if none needs the gates."""
-    states = gates.astype(jnp.promote_types(inputs.dtype, gates.dtype))
-    for slot, direction in enumerate(directions):
-        states = _scan_one_forward(states, inputs, slot, direction)
-    return states.astype(inputs.dtype)
-
-
-def _scan_one_forward(states, inputs, slot, direction):
-    channels = inputs.shape[-1]
-    first = slot * channels
-
-    def step(carry, lines):
-        h, states = carry
-        results = []
-        for x, g in zip(lines.of(inputs), lines.of(states, first, channels), strict=True):
-            h = g * (h - x) + x
-            results.append(h)
-        return h, lines.written(states, results, first)
-
-    start = (_zero_line(inputs, direction), states)
-    return _over_lines(step, start, inputs.shape, direction, _LINES_FORWARD)[1]
-
-
-def _scan_backward(inputs, gates, states, d_states, directions):
-    d_inputs = jnp.zeros(inputs.shape, jnp.float32)
-    d_gates = jax.lax.empty(gates.shape, gates.dtype)
-    for slot, direction in enumerate(directions):
-        d_inputs, d_gates = _scan_one_backward(
-            d_inputs, d_gates, inputs, gates, states, d_states, slot, direction
-        )
-    return d_inputs.astype(inputs.dtype), d_gates
-
-
-def _scan_one_backward(d_inputs, d_gates, inputs, gates, states, d_states, slot, direction):
-    """With a[t] = dL/dh[t] in all: a[t] = dy[t] + g[t+1] a[t+1], from the scan's end."""
-    channels = inputs.shape[-1]
-    first = slot * channels
-
-    def step(carry, lines):
-        passed_on, d_inputs, d_gates = carry
-        gs, hs, dys = (lines.of(array, first, channels) for array in (gates, states, d_states))
-        previous = [*hs[1:], lines.after(states, first, channels)]
-        summed, results = [], []
-        for x, g, h, dy, so_far in zip(
-            lines.of(inputs), gs, previous, dys, lines.of(d_inputs), strict=True
-        ):
-            total = dy + passed_on
-            summed.append(so_far + total * (1.0 - g))
-            results.append(total * (h - x))
-            passed_on = g * total
-        d_inputs = lines.written(d_inputs, summed)
-        return passed_on, d_inputs, lines.written(d_gates, results, first)
-
-    opposite = Direction(direction.axis, not direction.reverse)
-    start = (_zero_line(inputs, direction), d_inputs, d_gates)
-    return _over_lines(step, start, inputs.shape, opposite, _LINES_BACKWARD)[1:]
-
-
-class _Lines(NamedTuple):
-    """Some neighbouring rows or columns, in the order of a scan, starting at ``start``."""
-
-    start: jax.Array | int
-    count: int
-    direction: Direction
-
-    def of(self, array, first_channel=0, channels=None):
-        """The lines of an array, each (b, 1, w, c) or (b, h, 1, c), float32."""
-        block = self._slice(array, self.start, self.count, first_channel, channels)
-        lines = jnp.split(block.astype(jnp.float32), self.count, self.direction.axis)
-        return lines[::-1] if self.direction.reverse else lines
-
-    def after(self, array, first_channel, channels):
-        """The line that follows in the order of the scan; 0 beyond the end."""
-        beyond = array.shape[self.direction.axis]
-        index = self.start - 1 if self.direction.reverse else self.start + self.count
-        line = self._slice(array, jnp.clip(index, 0, beyond - 1), 1, first_channel, channels)
-        inside = (index >= 0) & (index < beyond)
-        return jnp.where(inside, line.astype(jnp.float32), 0.0)
-
-    def written(self, array, lines, first_channel=0):
-        """The array with the lines in their places."""
-        lines = lines[::-1] if self.direction.reverse else lines
-        block = jnp.concatenate(lines, self.direction.axis).astype(array.dtype)
-        return jax.lax.dynamic_update_slice(array, block, self._corner(self.start, first_channel))
-
-    def _slice(self, array, start, count, first_channel, channels):
-        sizes = list(array.shape)
-        sizes[self.direction.axis] = count
-        sizes[-1] = channels or array.shape[-1]
-        return jax.lax.dynamic_slice(array, self._corner(start, first_channel), sizes)
-
-    def _corner(self, start, first_channel):
-        corner = [0, 0, 0, first_channel]
-        corner[self.direction.axis] = start
-        return corner
-
-
-def _over_lines(step, carry, shape, direction, at_once):
-    """Folds ``step(carry, lines) -> carry`` over all lines of the scan, some at once."""
-    length = shape[direction.axis]
-    blocks, rest = divmod(length, at_once)
-    # What does not fill a block comes last in the order of the scan.
-    offset = rest if direction.reverse else 0
-
-    def scanned(carry, block):
-        return step(carry, _Lines(offset + block * at_once, at_once, direction)), None
-
-    if blocks:
-        carry, _ = jax.lax.scan(scanned, carry, jnp.arange(blocks), reverse=direction.reverse)
-    if rest:
-        carry = step(carry, _Lines(0 if direction.reverse else length - rest, rest, direction))
-    return carry
-
-
-def _zero_line(inputs, direction):
-    shape = list(inputs.shape)
-    shape[direction.axis] = 1
-    return jnp.zeros(shape, jnp.float32)
-
-
-# ------------------------------------------------------------------------------------ associative
-
-
-def _associative_forward(inputs, gates, directions):
-    x = inputs.astype(jnp.float32)
-    blocks = jnp.split(gates.astype(jnp.float32), len(directions), axis=-1)
-    states = [
-        _linear_recurrence(g, (1.0 - g) * x, direction)
-        for g, direction in zip(blocks, directions, strict=True)
-    ]
-    return jnp.concatenate(states, axis=-1).astype(inputs.dtype)
-
-
-def _associative_backward(inputs, gates, states, d_states, directions):
-    x = inputs.astype(jnp.float32)
-    d_inputs, d_gates = jnp.zeros_like(x), []
-    blocks = (
-        jnp.split(array.astype(jnp.float32), len(directions), axis=-1)
-        for array in (gates, states, d_states)
-    )
-    for g, h, dy, direction in zip(*blocks, directions, strict=True):
-        opposite = Direction(direction.axis, not direction.reverse)
-        total = _linear_recurrence(_previous(g, opposite), dy, opposite)
-        d_inputs += total * (1.0 - g)
-        d_gates.append(total * (_previous(h, direction) - x))
-    d_gates = jnp.concatenate(d_gates, axis=-1)
-    return d_inputs.astype(inputs.dtype), d_gates.astype(gates.dtype)
-
-
-def _linear_recurrence(gates, terms, direction):
-    """``h[t] = g[t] h[t-1] + u[t]``, u being ``terms``."""
-    elements = (gates, terms)
-    axis, reverse = direction
-    return jax.lax.associative_scan(_compose, elements, reverse=reverse, axis=axis)[1]
-
-
-def _compose(first, second):
-    """Two steps of the recurrence as one: h -> g2 (g1 h + u1) + u2."""
-    (gate_1, term_1), (gate_2, term_2) = first, second
-    return gate_1 * gate_2, gate_2 * term_1 + term_2
-
-
-def _previous(values, direction):
-    """The line before each one in the order of the scan, 0 before the first."""
-    axis, reverse = direction
-    length = values.shape[axis]
-    padding = [(0, 0)] * values.ndim
-    padding[axis] = (0, 1) if reverse else (1, 0)
-    start = 1 if reverse else 0
-    return jax.lax.slice_in_dim(jnp.pad(values, padding), start, start + length, axis=axis)
-
-
-# ------------------------------------------------------------------------------------------- auto
-
-
-def _auto_forward(*arrays_and_directions):
-    *arrays, directions = arrays_and_directions
-    return jax.lax.platform_dependent(
-        *arrays,
-        tpu=functools.partial(pallas_forward, directions=directions),
-        default=functools.partial(_scan_forward, directions=directions),
-    )
-
-
-def _auto_backward(*arrays_and_directions):
-    *arrays, directions = arrays_and_directions
-    return jax.lax.platform_dependent(
-        *arrays,
-        tpu=functools.partial(pallas_backward, directions=directions),
-        default=functools.partial(_scan_backward, directions=directions),
-    )
-
-
-_ALGORITHMS = {
-    "auto": (_auto_forward, _auto_backward),
-    "scan": (_scan_forward, _scan_backward),
-    "associative": (_associative_forward, _associative_backward),
-    "pallas": (pallas_forward, pallas_backward),
-}
+    return recurrence

@@ -7,34 +7,33 @@ from deblur_jax.analysis.receptive_field import (
     extent,
     without_recurrences,
 )
-from deblur_jax.config import Config, ModelConfig
-from deblur_jax.models import initialize
+from deblur_jax.models import initialize, model_config
 
-SVRNN = Config(model=ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2))
-PICTURE = np.random.default_rng(0).random((96, 104, 3), np.float32)
+SVRNN = model_config("svrnn", rnn_channels=4, guidance_channels=2)
+IMAGE = np.random.default_rng(0).random((96, 104, 3), np.float32)
 
 
 @pytest.fixture(scope="module")
 def params():
     """A network whose gates are wide open, all 0.95 and up."""
-    _, params = initialize(SVRNN.model, seed=0)
+    _, params = initialize(SVRNN, seed=0)
     for stage in params["stages"].values():
         stage["conv_gates"]["bias"][...] = np.full(16, 2.0, np.float32)
     return params
 
 
-def test_recurrences_carry_the_gradient_across_the_picture(params):
-    influence = effective_receptive_field(SVRNN, params, PICTURE)
+def test_recurrences_carry_the_gradient_across_the_image(params):
+    influence = effective_receptive_field(SVRNN, params, IMAGE)
     assert influence.shape == (96, 104)
     assert influence.sum() == pytest.approx(1, rel=1e-4)
-    alone = effective_receptive_field(without_recurrences(SVRNN), params, PICTURE)
+    alone = effective_receptive_field(without_recurrences(SVRNN), params, IMAGE)
     # Convolutions of 11, 7, 9, 5 and four of 3 pixels, half of them at half size, and resizing.
     assert extent(alone)["reach"] <= 28
     assert extent(influence)["reach"] > 40
 
 
 def test_gates_of_every_stage_and_direction(params):
-    gates = gate_maps(SVRNN, params, PICTURE)
+    gates = gate_maps(SVRNN, params, IMAGE)
     assert gates.shape == (4, 4, 48, 52, 4)
     assert np.abs(gates).max() < 1
     assert gates.mean() > 0.5

@@ -4,25 +4,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_jax.checkpoint import save_weights
-from deblur_jax.config import Config, ModelConfig
-from deblur_jax.models import initialize
+from deblur_jax.models import initialize, model_config
+from deblur_jax.weights.folder import save_weights
 from tests.commands import run_command
 
 
 @pytest.fixture
 def svrnn_weights(tmp_path):
-    config = Config(model=ModelConfig(name="svrnn", rnn_channels=4, guidance_channels=2))
-    _, params = initialize(config.model, seed=0)
+    config = model_config("svrnn", rnn_channels=4, guidance_channels=2)
+    _, params = initialize(config, seed=0)
     save_weights(tmp_path / "svrnn", params, config)
     return tmp_path / "svrnn"
 
 
 def test_figures_and_numbers_of_two_networks(svrnn_weights, tiny_weights, tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (51, 70), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "grey.jpg")
+    image = np.random.default_rng(0).integers(0, 256, (51, 70), np.uint8)
+    Image.fromarray(image).save(tmp_path / "grey.jpg")
     out = tmp_path / "out"
-    options = ("--picture", tmp_path / "grey.jpg", "--size", 40, "--kernel", "3,2,1")
+    options = ("--image", tmp_path / "grey.jpg", "--size", 40, "--kernel", "3,2,1")
     result = run_command(
         "analyse", "--out", out, "--weights", svrnn_weights, tiny_weights, *options
     )

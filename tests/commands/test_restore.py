@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from deblur_jax.commands import restore
-from deblur_jax.inference import Restorer
+from deblur_jax.inference.restorer import Restorer
 from tests.commands import run_command
 
 
@@ -20,12 +20,12 @@ def photos(tmp_path):
 
 
 def pixels(file):
-    with Image.open(file) as picture:
-        return np.asarray(picture)
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
-def run(tiny_weights, out, *pictures):
-    words = ["restore", *pictures, "--weights", tiny_weights, "--out", out]
+def run(tiny_weights, out, *images):
+    words = ["restore", *images, "--weights", tiny_weights, "--out", out]
     return run_command(*words)
 
 
@@ -33,7 +33,7 @@ def test_a_folder_of_all_kinds(photos, tiny_weights, tmp_path):
     out = tmp_path / "out"
     result = run(tiny_weights, out, photos)
     assert result.returncode == 0, result.stderr
-    assert "4 of 4 pictures restored" in result.stdout
+    assert "4 of 4 images restored" in result.stdout
     restorer = Restorer.load(tiny_weights)
     for name in ("grey.png", "trip/alpha.png", "deep.png"):
         original, restored = pixels(photos / name), pixels(out / name)
@@ -43,15 +43,15 @@ def test_a_folder_of_all_kinds(photos, tiny_weights, tmp_path):
 
 
 def test_unreadable_files_are_named_and_the_rest_go_on(photos, tiny_weights, tmp_path):
-    (photos / "broken.jpg").write_bytes(b"not a picture")
+    (photos / "broken.jpg").write_bytes(b"not an image")
     cut = (photos / "colour.jpg").read_bytes()
     (photos / "cut.jpg").write_bytes(cut[: len(cut) // 2])
     result = run(tiny_weights, tmp_path / "out", photos, tmp_path / "missing.png")
     assert result.returncode == 1
-    assert "4 of 7 pictures restored" in result.stdout
+    assert "4 of 7 images restored" in result.stdout
     for name in ("broken.jpg", "cut.jpg", "missing.png"):
         assert f"{name}: " in result.stderr
-    assert result.stderr.splitlines()[-1] == "error: 3 of 7 pictures could not be restored"
+    assert result.stderr.splitlines()[-1] == "error: 3 of 7 images could not be restored"
     assert sorted(f.name for f in (tmp_path / "out").rglob("*.*")) == [
         "alpha.png",
         "colour.png",
@@ -73,7 +73,7 @@ def test_an_input_is_never_overwritten(photos, tiny_weights):
 def test_nothing_to_restore_is_an_error(tmp_path, tiny_weights):
     result = run(tiny_weights, tmp_path / "out", tmp_path)
     assert result.returncode == 1
-    assert "no pictures there" in result.stderr or "pictures could not" in result.stderr
+    assert "no images there" in result.stderr or "images could not" in result.stderr
 
 
 def plan(inputs, out):
@@ -99,6 +99,6 @@ def test_one_name_from_two_folders_is_an_error(tmp_path):
         plan([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
 
 
-def test_a_picture_named_twice_is_restored_once(tmp_path):
+def test_a_image_named_twice_is_restored_once(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert len(plan([tmp_path, tmp_path / "a.png"], tmp_path / "out")) == 1

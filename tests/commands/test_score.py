@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from deblur_jax.data.folder import FolderPairs
-from deblur_jax.metrics import score
+from deblur_jax.evaluation.metrics import score
 from tests.commands import run_command
 
 
-def test_any_methods_pictures_are_measured(make_pairs, tmp_path):
+def test_any_methods_images_are_measured(make_pairs, tmp_path):
     root = make_pairs({"a": (17, 22), "deep/b": (16, 16)})
     Image.open(root / "blur/a.png").save(root / "blur/a.bmp")
     (root / "blur/a.png").unlink()
@@ -30,7 +30,7 @@ def test_any_methods_pictures_are_measured(make_pairs, tmp_path):
     [
         (lambda root: (root / "blur/a.png").unlink(), "sharp/a.png: has no partner in"),
         (lambda root: Image.new("RGB", (9, 9)).save(root / "blur/a.png"), "blur/a.png: expected"),
-        (lambda root: (root / "blur/a.png").write_bytes(b"no"), "blur/a.png: not a picture"),
+        (lambda root: (root / "blur/a.png").write_bytes(b"no"), "blur/a.png: not an image"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_line(make_pairs, change, message):

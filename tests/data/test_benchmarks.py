@@ -16,18 +16,17 @@ from deblur_jax.data.archives import ArchiveError, Download
 from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.sources import open_pairs
-from deblur_jax.images import ImageError
-from deblur_jax.metrics import best_score
+from deblur_jax.evaluation.metrics import best_score
+from deblur_jax.images.files import ImageError
 
 
 def prepare(*words):
     parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["prepare", *map(str, words)])
-    args.run(args)
+    command.add_arguments(parser, words)
+    command.run(parser.parse_args([str(word) for word in words]))
 
 
-def picture(seed, size=(12, 16)):
+def image(seed, size=(12, 16)):
     stream = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(stream, "png")
@@ -35,37 +34,37 @@ def picture(seed, size=(12, 16)):
 
 
 GOPRO = {
-    f"GOPRO_Large/{split}/{sequence}/{kind}/{number:06}.png": picture(10 * number + len(kind))
+    f"GOPRO_Large/{split}/{sequence}/{kind}/{number:06}.png": image(10 * number + len(kind))
     for split, sequence in (("train", "GOPR1"), ("train", "GOPR2"), ("test", "GOPR9"))
     for kind in ("blur", "blur_gamma", "sharp")
     for number in (1, 2)
 }
 GOPRO_FLAT = {
-    f"{split}/{kind}/GOPR{i}_000001.png": picture(i)
+    f"{split}/{kind}/GOPR{i}_000001.png": image(i)
     for i, split in enumerate(("train", "test"))
     for kind in ("blur", "sharp")
 }
 HIDE = {
-    **{f"HIDE_dataset/GT/{name}.png": picture(1) for name in ("1fromG", "2fromG", "3fromG")},
-    "HIDE_dataset/train/3fromG.png": picture(2),
-    "HIDE_dataset/test/test-close-ups/1fromG.png": picture(3),
-    "HIDE_dataset/test/test-long-shot/2fromG.png": picture(4),
+    **{f"HIDE_dataset/GT/{name}.png": image(1) for name in ("1fromG", "2fromG", "3fromG")},
+    "HIDE_dataset/train/3fromG.png": image(2),
+    "HIDE_dataset/test/test-close-ups/1fromG.png": image(3),
+    "HIDE_dataset/test/test-long-shot/2fromG.png": image(4),
 }
 REALBLUR = {
     "RealBlur_J_test_list.txt": b"J/scene2/gt/gt_1.png J/scene2/blur/blur_1.png\n\n",
     "RealBlur_J_train_list.txt": b"J/scene1/gt/gt_1.png J/scene1/blur/blur_1.png \n",
     "RealBlur_R_test_list.txt": b"R/scene2/gt/gt_1.png R/scene2/blur/blur_1.png\n",
     **{
-        f"{kind}/scene{i}/{role}/{role}_1.png": picture(i + len(role), (13, 18))
+        f"{kind}/scene{i}/{role}/{role}_1.png": image(i + len(role), (13, 18))
         for kind in "JR"
         for i in (1, 2)
         for role in ("gt", "blur")
     },
 }
 KOHLER = {
-    **{f"BlurryImages/Blurry{i}_{k}.png": picture(i) for i in (1, 2) for k in (1, 12)},
+    **{f"BlurryImages/Blurry{i}_{k}.png": image(i) for i in (1, 2) for k in (1, 12)},
     **{
-        f"Image{i}/Kernel{k}/GroundTruth{i}_{k}_{n}.png": picture(i + 100 * n)
+        f"Image{i}/Kernel{k}/GroundTruth{i}_{k}_{n}.png": image(i + 100 * n)
         for i in (1, 2)
         for k in (1, 12)
         for n in (1, 2, 10)
@@ -112,7 +111,7 @@ def write_tar(file, files):
         ("hide", HIDE, {"train": ["3fromG"], "test": ["1fromG", "2fromG"]}),
         (
             "hide",
-            {f"test/{kind}/1.png": picture(1) for kind in ("input", "target")},
+            {f"test/{kind}/1.png": image(1) for kind in ("input", "target")},
             {"test": ["1"]},
         ),
         ("realblur_j", REALBLUR, {"train": ["scene1/blur_1"], "test": ["scene2/blur_1"]}),
@@ -188,11 +187,11 @@ def symlink_tar(file):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda file: write_zip(file, {**GOPRO_FLAT, "../evil.png": picture(0)}),
-        lambda file: write_zip(file, {**GOPRO_FLAT, "/evil.png": picture(0)}),
-        lambda file: write_zip(file, {**GOPRO_FLAT, "a\\..\\..\\evil.png": picture(0)}),
-        lambda file: write_zip(file, {**GOPRO_FLAT, "C:/evil.png": picture(0)}),
-        lambda file: write_tar(file, {**GOPRO_FLAT, "a/../../evil.png": picture(0)}),
+        lambda file: write_zip(file, {**GOPRO_FLAT, "../evil.png": image(0)}),
+        lambda file: write_zip(file, {**GOPRO_FLAT, "/evil.png": image(0)}),
+        lambda file: write_zip(file, {**GOPRO_FLAT, "a\\..\\..\\evil.png": image(0)}),
+        lambda file: write_zip(file, {**GOPRO_FLAT, "C:/evil.png": image(0)}),
+        lambda file: write_tar(file, {**GOPRO_FLAT, "a/../../evil.png": image(0)}),
         symlink_zip,
         symlink_tar,
     ],
@@ -225,8 +224,8 @@ def test_a_corrupt_archive_is_named(tmp_path):
         prepare("gopro", tmp_path / "out", "--manual_dir", file)
 
 
-def test_a_corrupt_picture_is_named_and_the_next_try_starts_cleanly(tmp_path):
-    broken = {**GOPRO_FLAT, "test/sharp/GOPR1_000001.png": picture(1)[:200]}
+def test_a_corrupt_image_is_named_and_the_next_try_starts_cleanly(tmp_path):
+    broken = {**GOPRO_FLAT, "test/sharp/GOPR1_000001.png": image(1)[:200]}
     write_folder(tmp_path / "in", broken)
     with pytest.raises(ImageError, match=r"sharp/GOPR1_000001\.png: can't be read"):
         prepare("gopro", tmp_path / "out", "--manual_dir", tmp_path / "in")
@@ -244,14 +243,14 @@ def test_a_corrupt_picture_is_named_and_the_next_try_starts_cleanly(tmp_path):
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("gopro", {"a.png": picture(0)}, "holds no pairs of gopro in a layout that is known"),
-        ("hide", {"GT/a.png": picture(0), "test/b.png": picture(0)}, "has no partner in"),
+        ("gopro", {"a.png": image(0)}, "holds no pairs of gopro in a layout that is known"),
+        ("hide", {"GT/a.png": image(0), "test/b.png": image(0)}, "has no partner in"),
         ("realblur_j", {"RealBlur_J_test_list.txt": b"a b\n"}, r"line 1: .*a is missing"),
         ("realblur_j", {"RealBlur_J_test_list.txt": b"a\n"}, r'line 1: expected "sharp blurred"'),
-        ("kohler", {"Blurry1_1.png": picture(0)}, r"has no GroundTruth1_1_\*"),
+        ("kohler", {"Blurry1_1.png": image(0)}, r"has no GroundTruth1_1_\*"),
         (
             "gopro",
-            {"test/blur/a.png": picture(0), "test/sharp/b.png": picture(0)},
+            {"test/blur/a.png": image(0), "test/sharp/b.png": image(0)},
             "has no partner in sharp/",
         ),
     ],

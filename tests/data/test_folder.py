@@ -4,7 +4,7 @@ from PIL import Image
 
 from deblur_jax.data import open_pairs
 from deblur_jax.data.folder import FolderPairs, PairError
-from deblur_jax.images import ImageError
+from deblur_jax.images.files import ImageError
 from tests.cloud import empty_bucket
 
 
@@ -30,7 +30,7 @@ def test_the_layout_of_gopro(make_pairs, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "partner"), [("blur", "sharp"), ("sharp", "blur")])
-def test_a_picture_without_partner_is_named(make_pairs, kind, partner):
+def test_a_image_without_partner_is_named(make_pairs, kind, partner):
     root = make_pairs({"a": (8, 8), "b": (8, 8)})
     (root / partner / "b.png").unlink()
     with pytest.raises(PairError, match=rf"{kind}/b\.png: has no partner in {partner}/"):
@@ -54,7 +54,7 @@ def test_one_name_twice_is_an_error(make_pairs):
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     with pytest.raises(PairError, match="nowhere: no such folder"):
         FolderPairs(tmp_path / "nowhere")
-    with pytest.raises(PairError, match="no pictures in blur/ and sharp/"):
+    with pytest.raises(PairError, match="no images in blur/ and sharp/"):
         FolderPairs(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_hidden_and_other_files_are_left_out(make_pairs):
     assert len(FolderPairs(root)) == 1
 
 
-def test_a_truncated_picture_is_named_when_it_is_read(make_pairs):
+def test_a_truncated_image_is_named_when_it_is_read(make_pairs):
     root = make_pairs({"a": (64, 64)})
     file = root / "sharp/a.png"
     file.write_bytes(file.read_bytes()[:6000])

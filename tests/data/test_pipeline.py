@@ -20,9 +20,9 @@ class Numbered:
 
     def __getitem__(self, index):
         rng = np.random.default_rng(index)
-        picture = rng.integers(0, 256, (*self._size, 3), np.uint8)
-        picture[0, 0] = index
-        return {"blurred": picture, "sharp": 255 - picture}
+        image = rng.integers(0, 256, (*self._size, 3), np.uint8)
+        image[0, 0] = index
+        return {"blurred": image, "sharp": 255 - image}
 
 
 def take(count, source=None, **options):
@@ -48,7 +48,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert first[0]["blurred"].dtype == np.uint8
 
 
-def test_both_pictures_get_the_same_patch():
+def test_both_images_get_the_same_patch():
     for batch in take(4):
         np.testing.assert_array_equal(batch["sharp"], 255 - batch["blurred"])
 
@@ -72,16 +72,16 @@ def test_every_epoch_visits_every_pair_once_with_new_patches():
     epochs = take(6, source)
     corners = [np.sort(b["blurred"][:, 0, [0, -1], 0].min(-1)).tolist() for b in epochs]
     assert all(min(values) >= 0 for values in corners)
-    seen = [frozenset(picture.tobytes() for picture in np.sort(b["blurred"], 2)) for b in epochs]
+    seen = [frozenset(image.tobytes() for image in np.sort(b["blurred"], 2)) for b in epochs]
     assert len(set(seen)) == 1
-    orders = {tuple(np.sort(picture, 1).tobytes() for picture in b["blurred"]) for b in epochs}
+    orders = {tuple(np.sort(image, 1).tobytes() for image in b["blurred"]) for b in epochs}
     assert len(orders) > 1, "another permutation each epoch"
 
 
 @given(st.integers(4, 12), st.integers(4, 12), st.integers(0, 1000))
-def test_a_patch_is_part_of_its_picture(height, width, seed):
-    picture = np.arange(height * width * 3).reshape(height, width, 3)
-    pair = {"blurred": picture, "sharp": picture + 1}
+def test_a_patch_is_part_of_its_image(height, width, seed):
+    image = np.arange(height * width * 3).reshape(height, width, 3)
+    pair = {"blurred": image, "sharp": image + 1}
     patch = random_patch(pair, np.random.default_rng(seed), 4)
     np.testing.assert_array_equal(patch["blurred"] + 1, patch["sharp"])
     rows, columns = patch["sharp"][:, 0, 0] // (3 * width), patch["sharp"][0, :, 0] // 3 % width
@@ -90,22 +90,22 @@ def test_a_patch_is_part_of_its_picture(height, width, seed):
 
 
 def test_flips_and_corners_all_occur():
-    picture = np.arange(6 * 6 * 3).reshape(6, 6, 3)
+    image = np.arange(6 * 6 * 3).reshape(6, 6, 3)
     rng = np.random.default_rng(0)
-    patches = [random_patch({"sharp": picture}, rng, 4)["sharp"] for _ in range(300)]
+    patches = [random_patch({"sharp": image}, rng, 4)["sharp"] for _ in range(300)]
     assert len({patch.tobytes() for patch in patches}) == 3 * 3 * 2
     flipped = np.mean([patch[0, 0, 0] > patch[0, 1, 0] for patch in patches])
     assert flipped == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_picture_smaller_than_the_patch_says_what_to_set():
+def test_a_image_smaller_than_the_patch_says_what_to_set():
     with pytest.raises(PairError, match="12x6, smaller than 8 pixels: set a smaller patch_size"):
         random_patch({"sharp": np.zeros((6, 12, 3))}, np.random.default_rng(0), 8)
 
 
-def test_augmentation_does_the_same_to_both_pictures():
-    picture = np.random.default_rng(0).integers(0, 200, (40, 50, 3), np.uint8)
-    pair = {"blurred": picture, "sharp": picture}
+def test_augmentation_does_the_same_to_both_images():
+    image = np.random.default_rng(0).integers(0, 200, (40, 50, 3), np.uint8)
+    pair = {"blurred": image, "sharp": image}
     for seed in range(20):
         patch = augmented_patch(pair, np.random.default_rng(seed), 32)
         assert patch["sharp"].shape == (32, 32, 3)
@@ -114,10 +114,10 @@ def test_augmentation_does_the_same_to_both_pictures():
 
 def test_augmentation_turns_mirrors_rescales_and_permutes_colours():
     rows, columns = np.mgrid[0:60, 0:60]
-    picture = np.stack([rows, 100 + columns, np.full_like(rows, 240)], -1).astype(np.uint8)
+    image = np.stack([rows, 100 + columns, np.full_like(rows, 240)], -1).astype(np.uint8)
     seen, scales = set(), []
     for seed in range(400):
-        patch = augmented_patch({"sharp": picture}, np.random.default_rng(seed), 30)["sharp"]
+        patch = augmented_patch({"sharp": image}, np.random.default_rng(seed), 30)["sharp"]
         colours = patch.mean((0, 1)).argsort()
         by_row, by_column, _ = np.moveaxis(patch.astype(int)[..., colours], -1, 0)
         slopes = [

@@ -38,7 +38,7 @@ def test_splits_stay_apart(make_pairs, tmp_path):
         open_pairs(str(tmp_path / "out"), "validation")
 
 
-def test_a_broken_picture_is_named_and_nothing_is_left(make_pairs, tmp_path):
+def test_a_broken_image_is_named_and_nothing_is_left(make_pairs, tmp_path):
     root = make_pairs({"a": (64, 64), "b": (64, 64)})
     file = root / "sharp/b.png"
     file.write_bytes(file.read_bytes()[:6000])
@@ -60,23 +60,23 @@ def test_a_prepared_set_is_not_overwritten(make_pairs, tmp_path):
 def test_training_pairs_may_be_cut_into_patches_beforehand(make_pairs, tmp_path):
     make_pairs({"s/1": (20, 24), "s/2": (20, 24)}, root=tmp_path / "in/train")
     make_pairs({"t/1": (20, 24)}, root=tmp_path / "in/test")
-    options = ("--patch_size", 16, "--patches_per_picture", 3, "--augment")
+    options = ("--patch_size", 16, "--patches_per_image", 3, "--augment")
     result = prepare(tmp_path / "in", tmp_path / "out", *options)
     assert "6 patches of 2 pairs (train), 1 pairs (test)" in result.stdout
     patches = open_pairs(str(tmp_path / "out"), "train")
-    assert patches.names == [f"s/{picture}-{patch}" for picture in (1, 2) for patch in range(3)]
+    assert patches.names == [f"s/{image}-{patch}" for image in (1, 2) for patch in range(3)]
     assert {patches[i]["sharp"].shape for i in range(6)} == {(16, 16, 3)}
     assert len({patches[i]["sharp"].tobytes() for i in range(6)}) == 6
     assert open_pairs(str(tmp_path / "out"), "test")[0]["sharp"].shape == (20, 24, 3)
 
 
-def test_patches_are_parts_of_the_pictures(make_pairs, tmp_path):
+def test_patches_are_parts_of_the_images(make_pairs, tmp_path):
     root = make_pairs({"a": (16, 16)})
     pair = FolderPairs(root)[0]
-    ((name, *pictures),) = encoded_patches(find_pairs(root), size=16, per_picture=1, augment=False)
+    ((name, *images),) = encoded_patches(find_pairs(root), size=16, per_image=1, augment=False)
     assert name == "a-0"
-    for key, picture in zip(("blurred", "sharp"), pictures, strict=True):
-        patch = np.asarray(Image.open(io.BytesIO(picture)))
+    for key, image in zip(("blurred", "sharp"), images, strict=True):
+        patch = np.asarray(Image.open(io.BytesIO(image)))
         assert any(np.array_equal(patch, pair[key][:, ::step]) for step in (1, -1))
 
 
@@ -91,7 +91,7 @@ def test_gopros_other_blur_is_a_choice(make_pairs, tmp_path):
     [
         (("--augment",), "give --patch_size too"),
         (("--patch_size", 0), "--patch_size must be at least 1, not 0"),
-        (("--patch_size", 9), "sharp/a.png: a training picture is 8x8, smaller than 9 pixels"),
+        (("--patch_size", 9), "sharp/a.png: a training image is 8x8, smaller than 9 pixels"),
     ],
 )
 def test_patches_that_cannot_be_are_refused(make_pairs, tmp_path, options, message):

@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from deblur_jax.config import DataConfig
+from deblur_jax.data.config import DataConfig
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.sources import (
     CachedPairs,
@@ -82,7 +84,7 @@ def test_training_and_validation_never_share_a_pair(make_pairs, tmp_path):
     train, validation = open_training_pairs(config, seed=0)
     assert train.names == [f"{s}_{i}" for s in "abc" for i in range(3)]
     assert validation.names == ["d_0", "d_2"]
-    config.validation_fraction = 0.0
+    config = dataclasses.replace(config, validation_fraction=0.0)
     train, validation = open_training_pairs(config, seed=0)
     assert len(train) == 12
     assert validation is None
@@ -99,7 +101,7 @@ def test_a_validation_split_or_set_of_its_own_is_used(make_pairs, tmp_path):
 
 
 def test_the_embedded_set_validates_on_scenes_of_its_own():
-    config = DataConfig(train="synthetic:pan", length=3, validation_limit=2, picture_size=32)
+    config = DataConfig(train="synthetic:pan", length=3, validation_limit=2, image_size=32)
     train, validation = open_training_pairs(config, seed=0)
     assert len(train) == 3
     assert all("validation" in name for name in validation.names)

@@ -44,7 +44,7 @@ def test_strength_is_like_gopros():
 
 
 def test_pan_is_one_motion_for_all():
-    """The blurred picture is the mean of shifted sharp ones, the same shifts for every item."""
+    """The blurred image is the mean of shifted sharp ones, the same shifts for every item."""
     for pair in pairs("pan", "test", length=3):
         sharp = pair["sharp"].astype(float)
         shifts = [(round(4 * t), round(9 * t)) for t in np.linspace(-0.5, 0.5, 25)]
@@ -60,7 +60,7 @@ def test_dynamic_objects_move_against_the_background():
     assert all(len(scene) > 1 for scene in layers)
     background, nearest = layers[0][0], layers[0][-1]
     assert not np.allclose(np.diff(background.poses, axis=0), np.diff(nearest.poses, axis=0))
-    assert nearest.picture.mode == "RGBA"
+    assert nearest.image.mode == "RGBA"
 
 
 def test_the_camera_never_sees_beyond_the_background():
@@ -71,7 +71,7 @@ def test_the_camera_never_sees_beyond_the_background():
             corners = np.array([[x, y] for x in (0, 400) for y in (0, 400)]) - pose[:, 2]
             seen = np.linalg.solve(pose[:, :2], corners.T)
             assert seen.min() >= 0
-            assert seen.max() <= background.picture.width
+            assert seen.max() <= background.image.width
 
 
 @pytest.mark.parametrize("size", [64, 65])
@@ -84,11 +84,11 @@ def test_the_middle_subframe_is_not_resampled(size):
 
 
 @pytest.mark.parametrize("size", [31, 64])
-def test_pictures_are_of_the_size_asked_for(size):
+def test_images_are_of_the_size_asked_for(size):
     pair = pairs(size=size)[0]
-    for picture in pair.values():
-        assert picture.shape == (size, size, 3)
-        assert picture.dtype == np.uint8
+    for image in pair.values():
+        assert image.shape == (size, size, 3)
+        assert image.dtype == np.uint8
 
 
 def test_an_unknown_family_or_split_is_named():

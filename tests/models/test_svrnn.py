@@ -1,10 +1,14 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from deblur_jax.models import svrnn
+from deblur_jax.models import Compute, ComputeConfig, SVRNNConfig, abstract_model, build_model
+from deblur_jax.models.svrnn import SVRNN
+from deblur_jax.ops.operations import PLAIN
 from tests import svrnn_golden
 from tests.golden import relative_error, zeros
 
@@ -12,70 +16,75 @@ GRADIENT_TOLERANCE = 1e-4
 
 
 class Recorder:
-    """Keeps what passes through the named functions of the network's module."""
+    """Plain operations that keep what they return."""
 
-    def __init__(self, monkeypatch):
-        self.outputs = {}
-        for name in ("make_gates", "four_way_recurrence", "max_pool_2x2", "_leaky_relu"):
-            self._record(monkeypatch, svrnn, name, name)
-        self._record(monkeypatch, svrnn.Conv, "__call__", "conv")
-        monkeypatch.setitem(svrnn.RESIZES, "caffe", self._wrapped(svrnn.RESIZES["caffe"], "resize"))
+    NAMES = (
+        "convolution",
+        "tanh",
+        "gated_recurrence",
+        "max_pool_2x2",
+        "leaky_relu",
+        "upsample_caffe_bilinear",
+    )
 
-    def _record(self, monkeypatch, owner, attribute, key):
-        monkeypatch.setattr(owner, attribute, self._wrapped(getattr(owner, attribute), key))
+    def __init__(self):
+        self.outputs = {name: [] for name in self.NAMES}
+        recording = {name: self._wrapped(name) for name in self.NAMES}
+        self.operations = dataclasses.replace(PLAIN, **recording)
 
-    def _wrapped(self, function, key):
-        def recording(*arguments, **options):
-            output = function(*arguments, **options)
-            self.outputs.setdefault(key, []).append(np.asarray(output))
+    def _wrapped(self, name):
+        def record(*arguments, **options):
+            output = getattr(PLAIN, name)(*arguments, **options)
+            self.outputs[name].append(np.asarray(output))
             return output
 
-        return recording
+        return record
 
 
 def split(array):
     return np.split(array, 4, axis=-1)
 
 
-@pytest.fixture
-def activations(monkeypatch):
+@pytest.fixture(scope="module")
+def activations():
     """Every activation of the golden run by its official name."""
     _, params = svrnn_golden.network()
-    recorder = Recorder(monkeypatch)
-    graphdef, _ = zeros(lambda: svrnn.SVRNN(rngs=nnx.Rngs(0), precision="highest"))
+    recorder = Recorder()
+    compute = Compute(ops=recorder.operations, precision="highest")
+    graphdef, _ = zeros(lambda: SVRNN(SVRNNConfig(), rngs=nnx.Rngs(0), compute=compute))
     model = nnx.merge(graphdef, params)
     restored = model(svrnn_golden.blurred())[0]
     out = recorder.outputs
     # In the order of the calls: 13 convolutions of the guidance, 2 of the features, one to merge in
-    # each stage, 2. Gates are made for two stages at once.
-    assert {k: len(v) for k, v in out.items()} == {
-        "conv": 21,
-        "make_gates": 2,
+    # each stage, 2 of the reconstructor; the gates of the four stages.
+    assert {name: len(outputs) for name, outputs in out.items()} == {
+        "convolution": 21,
+        "tanh": 4,
+        "gated_recurrence": 4,
         "max_pool_2x2": 3,
-        "resize": 3,
-        "_leaky_relu": 6,
-        "four_way_recurrence": 4,
+        "leaky_relu": 6,
+        "upsample_caffe_bilinear": 3,
     }
     names = ("x1", "x2", "y1", "y2")
     gates = {
         f"g_RNN{stage + 1}_{name}": gate
-        for stage, gates in enumerate(np.concatenate(out["make_gates"]))
+        for stage, gates in enumerate(out["tanh"])
         for name, gate in zip(names, split(gates), strict=True)
     }
-    scanned = split(out["four_way_recurrence"][0])
+    scanned = split(out["gated_recurrence"][0])
     return {
         "poolg2": out["max_pool_2x2"][1],
         "poolg3": out["max_pool_2x2"][2],
-        "convg3_2": np.maximum(out["conv"][5], 0),
-        "convg4_3": np.maximum(out["conv"][9], 0),
-        "resizegd1": out["resize"][0],
-        "convgd1_2": np.maximum(out["conv"][11], 0),
+        "convg3_2": np.maximum(out["convolution"][5], 0),
+        "convg4_3": np.maximum(out["convolution"][9], 0),
+        "resizegd1": out["upsample_caffe_bilinear"][0],
+        "convgd1_2": np.maximum(out["convolution"][11], 0),
         **gates,
-        "conve1_2": out["conv"][14],
+        "conve1_2": out["convolution"][14],
         **{f"rnn1_{i + 1}": scanned[i] for i in range(4)},
-        "conv_rnn1": out["_leaky_relu"][1],
-        "conv_rnn4": out["_leaky_relu"][4],
-        "resized1": out["resize"][2],
+        "conv_rnn1": out["leaky_relu"][1],
+        "conv_rnn4": out["leaky_relu"][4],
+        "resized1": out["upsample_caffe_bilinear"][2],
         "output": np.asarray(restored),
     }
 
@@ -95,8 +104,9 @@ def squared_error(restored, sharp):
     return jnp.sum(jnp.square(restored - sharp)) / 2 / len(sharp)
 
 
-def test_gradients_equal_the_official_codes():
-    graphdef, params = svrnn_golden.network()
+@pytest.mark.parametrize("backend", ["cpu", "plain"])
+def test_gradients_equal_the_official_codes(backend):
+    graphdef, params = svrnn_golden.network(backend)
     recorded = svrnn_golden.recorded("backward")
 
     @jax.jit
@@ -119,22 +129,22 @@ def test_gradients_equal_the_official_codes():
         assert error < GRADIENT_TOLERANCE, key
 
 
-def tiny(**options):
-    options = {"rnn_channels": 4, "guidance_channels": 4, **options}
-    return svrnn.SVRNN(rngs=nnx.Rngs(0), **options)
+def tiny(dtype="float32", **sizes):
+    config = SVRNNConfig(**{"rnn_channels": 4, "guidance_channels": 4, **sizes})
+    return build_model(config, rngs=nnx.Rngs(0), compute=ComputeConfig(dtype=dtype))
 
 
 def restored_by(**options):
     model = tiny(**options)
-    return np.asarray(jax.jit(lambda x: model(x)[0])(picture(1, 16, 24, 3)))
+    return np.asarray(jax.jit(lambda x: model(x)[0])(image(1, 16, 24, 3)))
 
 
-def picture(*shape):
+def image(*shape):
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 def test_number_of_parameters():
-    params = nnx.state(nnx.eval_shape(lambda: svrnn.SVRNN(rngs=nnx.Rngs(0))))
+    params = nnx.state(abstract_model(SVRNNConfig()))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 9_227_027
 
 
@@ -145,17 +155,17 @@ def test_a_gate_limit_is_a_choice():
 
 def test_half_pixel_resizing_is_a_choice():
     assert not np.allclose(restored_by(), restored_by(resize="half_pixel"))
-    with pytest.raises(ValueError, match="unknown resize 'nearest'"):
+    with pytest.raises(ValueError, match=r"resize can't be 'nearest': choose from caffe"):
         tiny(resize="nearest")
 
 
 def test_bfloat16_is_near_float32():
-    restored = restored_by(dtype=jnp.bfloat16)
+    restored = restored_by(dtype="bfloat16")
     assert restored.dtype == np.float32
     assert 1e-6 < relative_error(restored, restored_by()) < 5e-2
 
 
-def test_start_is_caffes_xavier():
+def test_initial_parameters_are_caffes_xavier():
     for path, leaf in nnx.to_flat_state(nnx.state(tiny(guidance_channels=16))):
         values = np.asarray(leaf[...])
         if path[-1] == "bias":

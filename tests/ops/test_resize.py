@@ -15,13 +15,13 @@ from deblur_jax.ops.resize import (
 from tests import svrnn_golden
 
 
-def picture(h, w, c=2):
+def random_image(h, w, c=2):
     return np.random.default_rng(0).random((2, h, w, c), np.float32)
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([2, 4]))
 def test_nearest_down_undoes_nearest_up(h, w, factor):
-    image = picture(h, w)
+    image = random_image(h, w)
     enlarged = upsample_nearest(image, factor)
     assert enlarged.shape == (2, h * factor, w * factor, 2)
     np.testing.assert_array_equal(enlarged, image.repeat(factor, 1).repeat(factor, 2))
@@ -29,12 +29,12 @@ def test_nearest_down_undoes_nearest_up(h, w, factor):
 
 
 def test_nearest_downsampling_keeps_the_first_pixel_of_each_cell():
-    image = picture(6, 10)
+    image = random_image(6, 10)
     np.testing.assert_array_equal(downsample_nearest(image, 2), image[:, [0, 2, 4]][:, :, ::2])
 
 
 def test_bilinear_takes_the_mean_of_the_centre_2x2():
-    image = picture(8, 12)
+    image = random_image(8, 12)
     half, quarter = downsample_bilinear(image, 2), downsample_bilinear(image, 4)
     np.testing.assert_allclose(half[:, 1, 2], image[:, 2:4, 4:6].mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(quarter[:, 1, 2], image[:, 5:7, 9:11].mean((1, 2)), rtol=1e-6)
@@ -43,7 +43,7 @@ def test_bilinear_takes_the_mean_of_the_centre_2x2():
 @pytest.mark.parametrize(("size", "factor"), [((6, 8), 4), ((8, 8), 3), ((7, 8), 2)])
 def test_bilinear_refuses_sizes_it_would_have_to_guess(size, factor):
     with pytest.raises(ValueError, match="cannot shrink"):
-        downsample_bilinear(picture(*size), factor)
+        downsample_bilinear(random_image(*size), factor)
 
 
 def test_depth_to_space_puts_the_row_offset_first():

@@ -1,0 +1,98 @@
+"""The program ``deblur-jax``: one parser for all commands, and one place where errors end.
+
+Only the command that is named is imported, so that ``--help`` and ``--version`` answer at once.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Never
+
+import deblur_jax
+from deblur_jax.commands.flags import flag_values
+from deblur_jax.errors import UsageError, one_line_errors
+from deblur_jax.extensions import name_extensions
+
+COMMANDS = {
+    "restore": "deblur images",
+    "train": "train a network, or go on with a run",
+    "evaluate": "restore the pairs of a data set and measure them",
+    "score": "measure restored images against sharp ones",
+    "prepare": "pairs of images into array_record files",
+    "convert": "official weights into a weights folder",
+    "analyse": "inverse filters, receptive fields, gates",
+    "plan": "plan a run on TPUs: memory, operations, days",
+}
+"""Each is a module of ``deblur_jax.commands`` with ``add_arguments(parser, words)`` and ``run``."""
+
+_RENAMED = {"pod": "plan"}
+_PROGRAM = "deblur-jax"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> Never:
+        raise UsageError(f"{message}; `{self.prog} --help` says what there is")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs the command.
+
+    Args:
+        words: the command line without the program; that of the process by default.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    with one_line_errors():
+        args = make_parser(words).parse_args(words)
+        name_extensions(args.extensions)
+        args.run(args)
+
+
+def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for a command line, with the arguments of the command that it names.
+
+    Args:
+        words: the command line; the first one that is no flag is the command.
+
+    Raises:
+        UsageError: for a command that has another name now.
+        UserError: if what the command line names can't be read.
+    """
+    parser = _Parser(prog=_PROGRAM, description=deblur_jax.__doc__.splitlines()[0])
+    parser.add_argument(
+        "--version", action="version", version=f"{_PROGRAM} {deblur_jax.__version__}"
+    )
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", dest="command", parser_class=_Parser
+    )
+    named = next((word for word in words if not word.startswith("-")), None)
+    if named in _RENAMED:
+        raise UsageError(f"the command {named} is called {_RENAMED[named]} now")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary.capitalize() + ".",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == named:
+            _fill(command, name, words)
+    return parser
+
+
+def _fill(command: argparse.ArgumentParser, name: str, words: Sequence[str]) -> None:
+    command.add_argument(
+        "--import",
+        dest="extensions",
+        metavar="FILE_OR_MODULE",
+        action="append",
+        default=[],
+        help="a Python file or module that registers networks, losses, optimisers or schedules",
+    )
+    name_extensions(flag_values(words, "--import"))
+    module = importlib.import_module(f"deblur_jax.commands.{name}")
+    module.add_arguments(command, words)
+    command.set_defaults(run=module.run)

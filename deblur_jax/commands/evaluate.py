@@ -1,0 +1,120 @@
+"""``deblur-jax evaluate --weights WEIGHTS --data DATA``: restores pairs and measures them."""
+
+import argparse
+from collections.abc import Sequence
+
+from etils import epath
+
+from deblur_jax.config import ConfigError
+from deblur_jax.data import open_pairs
+from deblur_jax.evaluation.evaluate import evaluate
+from deblur_jax.evaluation.metrics import MODES
+from deblur_jax.evaluation.protocols import PROTOCOLS
+from deblur_jax.evaluation.report import markdown, table, to_json
+from deblur_jax.inference.ensemble import ENSEMBLES
+from deblur_jax.inference.restorer import Restorer
+from deblur_jax.runtime import processes
+from deblur_jax.runtime.compilation import keep_compiled_programs
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Says what the command takes."""
+    del words
+    parser.add_argument(
+        "--weights",
+        required=True,
+        help="a workdir, a checkpoint, a converted weights folder, or an official file",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="folder",
+        choices=PROTOCOLS,
+        help="a benchmark: sets --data and --mode, and shows what others published",
+    )
+    parser.add_argument(
+        "--data",
+        help='a folder of pairs (blur/ and sharp/), a prepared one, or "synthetic:FAMILY"',
+    )
+    parser.add_argument(
+        "--mode", choices=MODES, help="how PSNR and SSIM are defined (default: the protocol's)"
+    )
+    parser.add_argument(
+        "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
+    )
+    parser.add_argument(
+        "--ema", action="store_true", help="use the moving average of a run that kept one"
+    )
+    parser.add_argument(
+        "--out", help="where results and images go (default: evaluation/ in --weights)"
+    )
+    parser.add_argument(
+        "--split", default="test", help="of data that has splits: train, validation, test (default)"
+    )
+    parser.add_argument(
+        "--length", type=int, default=16, help="images of the embedded data set (default: 16)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=256, help="their height and width in pixels (default: 256)"
+    )
+    parser.add_argument(
+        "--precision",
+        default="highest",
+        choices=("default", "high", "highest"),
+        help="of products on TPU and GPU (default: highest, float32 throughout)",
+    )
+    parser.add_argument(
+        "--num_devices", type=int, help="of this machine, to use (default: all of them)"
+    )
+    parser.add_argument("--json", action="store_true", help="print results.json, nothing else")
+    processes.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates, and prints the table.
+
+    Raises:
+        ConfigError: if there is nothing to evaluate.
+        UserError: as ``evaluate``.
+    """
+    keep_compiled_programs()
+    processes.initialize(args.coordinator, args.num_processes, args.process_id)
+    protocol = PROTOCOLS[args.protocol]
+    data, mode = args.data or protocol.data, args.mode or protocol.mode
+    if data is None:
+        raise ConfigError("--data is missing: a folder of pairs, or give a --protocol")
+    if args.data is None and not epath.Path(data).exists():
+        raise ConfigError(
+            f"{data}: not there; `deblur-jax prepare {args.protocol}` makes it, or --data names "
+            "another folder"
+        )
+    pairs = open_pairs(data, args.split, length=args.length, size=args.size)
+    restorer = Restorer.load(
+        args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble
+    )
+    described = {
+        "protocol": args.protocol,
+        "weights": args.weights,
+        "model": restorer.model.name,
+        "data": data,
+        "split": args.split,
+        "dtype": restorer.compute.dtype,
+        "precision": args.precision,
+        "ensemble": args.ensemble,
+        "ema": args.ema or None,
+    }
+    out = args.out or _default_out(args.weights)
+    summary = evaluate(restorer, pairs, out, mode=mode, num_devices=args.num_devices, **described)
+    if summary is None:
+        return
+    if args.json:
+        print(to_json(summary), end="")
+        return
+    print(table(summary))
+    print()
+    print(markdown(summary), end="")
+    print(f"report.html, results.json, restored/ and more are in {out}")
+
+
+def _default_out(weights: str) -> epath.Path:
+    path = epath.Path(weights)
+    return path / "evaluation" if path.is_dir() else path.parent / f"{path.stem}-evaluation"

@@ -1,0 +1,50 @@
+"""``deblur-jax train --config FILE --workdir DIR``: trains a network, or goes on with a run."""
+
+import argparse
+from collections.abc import Sequence
+
+import jax
+
+from deblur_jax.commands.config_file import add_config_arguments, config_from
+from deblur_jax.config import ConfigError
+from deblur_jax.runtime import processes
+from deblur_jax.runtime.compilation import keep_compiled_programs
+from deblur_jax.runtime.devices import use_all_cores
+from deblur_jax.runtime.memory import keep_freed_memory
+from deblur_jax.training.loop import train
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Says what the command takes."""
+    parser.usage = (
+        "deblur-jax train --config FILE --workdir DIR [--config.FIELD=VALUE ...] [other flags]"
+    )
+    parser.epilog = "The same command goes on from the newest checkpoint in the workdir."
+    parser.add_argument("--workdir", metavar="DIR", help="where checkpoints and logs go")
+    processes.add_arguments(parser)
+    add_config_arguments(parser, words)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains, and says where the weights are.
+
+    Raises:
+        ConfigError: if the configuration can't be.
+        UserError: as ``train``.
+    """
+    config = config_from(args)
+    if not args.workdir:
+        raise ConfigError("--workdir is missing: name a folder for checkpoints and logs")
+    config = config.validate()
+    keep_compiled_programs()
+    keep_freed_memory()
+    if not processes.initialize(args.coordinator, args.num_processes, args.process_id):
+        use_all_cores()
+    outcome = train(config, args.workdir)
+    if jax.process_index() != 0:
+        return
+    if outcome.finished:
+        best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
+        print(f"trained {outcome.step} steps{best}: weights in {args.workdir}")
+    else:
+        print(f"stopped at step {outcome.step}: the same command goes on from there")

@@ -1,0 +1,281 @@
+"""One image of any size to its restoration."""
+
+import collections
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+import jax
+import numpy as np
+from flax import nnx
+
+from deblur_jax.config import ConfigError
+from deblur_jax.inference.ensemble import with_ensemble
+from deblur_jax.inference.strips import StripRestorer
+from deblur_jax.inference.tiles import Size, TileRestorer
+from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model, restores_images
+from deblur_jax.models.svrnn import SVRNN
+from deblur_jax.runtime.compilation import Compiled, compiler_options
+from deblur_jax.runtime.files import PathLike
+from deblur_jax.weights.load import load_weights
+
+_LARGEST_WHOLE = 2_000_000
+"""Pixels. A larger image is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
+
+
+def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], jax.Array]:
+    """The pure function of inference, for ``jit``, ``pmap`` or a notebook.
+
+    Returns:
+        ``(params, blurred) -> restored``, (b, h, w, 3) float32 each, not clipped; h and w are
+        multiples of the network's ``size_multiple``.
+    """
+
+    def restore(params: nnx.State, blurred: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, params)(blurred)[0]
+
+    return restore
+
+
+class Restorer:
+    """A network with its weights, ready to restore images of any size and kind.
+
+    A program is compiled for each size of image; ``plan_sizes`` lets many sizes share few programs.
+
+    Args:
+        model: the config of the network.
+        params: its parameters.
+        compute: how to compute it; float32 with the device's own operations by default.
+        device: where to run; the first one by default.
+        precision: of products; "highest" is float32 throughout on every device.
+        ensemble: of ``ensemble.ENSEMBLES``, or None.
+        tile: largest sides of the tiles that an image is restored in, in pixels; 0 for never,
+            None for 1024 where the image has more than two million pixels. For SVRNN the height
+            of strips as wide as the image: ``strips.StripRestorer``.
+        overlap: how far a pixel is from its tile's border at least; None for 64, or the network's
+            ``receptive_radius`` if that is smaller: then the result is that of the whole image,
+            as it always is in strips.
+
+    Raises:
+        ConfigError: if the weights are not a whole network's, or the tiles are not possible.
+
+    Attributes:
+        restore_fn: the pure function ``(params, blurred) -> restored``, (b, h, w, 3) float32 each,
+            not clipped; h and w are multiples of the network's ``size_multiple``. It may be called,
+            jitted, mapped, sharded and differentiated.
+        params: the parameters.
+        model: the config of the network.
+        compute: how it is computed.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        model: NetworkConfig,
+        params: nnx.State,
+        *,
+        compute: ComputeConfig | None = None,
+        device: jax.Device | None = None,
+        precision: str | None = "highest",
+        ensemble: str | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> None:
+        if not restores_images(model):
+            raise ConfigError(
+                f"the weights are those of {model.name}, to start a training from with "
+                "--config.init_from; they can't restore images"
+            )
+        self.model = model
+        self.device = device or jax.local_devices()[0]
+        self.compute = dataclasses.replace(compute or ComputeConfig(), precision=precision)
+        self.params = jax.device_put(params, self.device)
+        network = self._abstract(self.compute)
+        restore = make_restore_fn(nnx.graphdef(network))
+        self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
+        self.restore_fn = Compiled(self.pure_fn, compiler_options(self.device.platform))
+        self._size_multiple = network.size_multiple
+        self._tile = tile
+        self._in_parts = self._make_parts(network, tile, overlap, ensemble)
+        self._planned: dict[Size, Size] = {}
+
+    @classmethod
+    def load(
+        cls, path: PathLike, *, ema: bool = False, backend: str = "auto", **options: Any
+    ) -> Self:
+        """Loads a weights folder, a checkpoint, the workdir of a training run, or an official file.
+
+        Args:
+            path: see ``load_weights``.
+            ema: use the moving average of the parameters, of a run that kept one.
+            backend: the backend whose operations to use: "auto" for the device's own, "plain" for
+                ordinary ``jax.lax``, which can be differentiated forward and exported.
+            **options: ``device``, ``precision``, ``ensemble``, ``tile`` and ``overlap`` of the
+                constructor.
+
+        Raises:
+            CheckpointError, WeightFileError: if there are no weights, or they are damaged.
+        """
+        weights = load_weights(path, device=options.get("device"), ema=ema)
+        compute = dataclasses.replace(weights.compute, backend=backend)
+        return cls(weights.model, weights.params, compute=compute, **options)
+
+    def _abstract(self, compute: ComputeConfig) -> Any:
+        return abstract_model(self.model, compute=compute, platform=self.device.platform)
+
+    def _make_parts(
+        self, network: Any, tile: int | None, overlap: int | None, ensemble: str | None
+    ) -> TileRestorer | StripRestorer | None:
+        """The object that restores large images in parts; None if they are restored whole."""
+        if tile == 0:
+            return None
+        if network.receptive_radius is not None:
+            multiple, radius = network.size_multiple, network.receptive_radius
+            return TileRestorer(self.restore_fn, self.device, multiple, radius, tile, overlap)
+        if not isinstance(network, SVRNN):
+            if tile is None:
+                return None
+            raise ConfigError(f"--tile: {self.model.name} sees the whole image: it has no tiles")
+        if overlap is not None:
+            raise ConfigError(f"{self.model.name}'s strips have an overlap of their own")
+        if ensemble is not None:
+            if tile is None:
+                return None
+            raise ConfigError(f"{self.model.name}'s strips can't be rotated: no ensemble")
+        if not self.compute.resolve(self.device.platform).ops.maps_are_nhwc:
+            network = self._abstract(dataclasses.replace(self.compute, backend="plain"))
+        return StripRestorer(nnx.graphdef(network), self.device, tile)
+
+    def with_params(self, params: nnx.State) -> Self:
+        """The same compiled network with other parameters."""
+        other = copy.copy(self)
+        other.params = jax.device_put(params, self.device)
+        return other
+
+    def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
+        """Plans to pad images of these sizes to at most ``max_compilations`` common sizes.
+
+        Args:
+            sizes: the height and width of every image to come, with repetitions.
+        """
+        aligned = [self._aligned(size) for size in sizes]
+        if isinstance(self._in_parts, TileRestorer):
+            large = [size for size in aligned if self._is_large(size)]
+            self._in_parts.plan(large)
+            if large:
+                aligned = [size for size in aligned if not self._is_large(size)]
+                max_compilations = max(max_compilations - 1, 1)
+        self._planned = plan_sizes(aligned, max_compilations)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Restores one image.
+
+        Grey is restored as a grey RGB image and averaged back; an alpha channel is kept as it is.
+
+        Args:
+            image: (h, w), (h, w, 1) or (h, w, 2) for grey, (h, w, 3) or (h, w, 4) for RGB, the even
+                ones with alpha; uint8, uint16, or floats in [0, 1]. Anything that
+                ``numpy.asarray`` makes such an array of will do, a Pillow image for one.
+
+        Returns:
+            The restored image, same shape and dtype, clipped to [0, 1] or rounded.
+
+        Raises:
+            ValueError: for an array of another shape or dtype.
+        """
+        image = np.asarray(image)
+        values, limit = _as_float(image)
+        channels = 1 if values.ndim == 2 else values.shape[2]
+        pixels = values.reshape(*values.shape[:2], channels)
+        is_grey, has_alpha = channels < 3, channels in (2, 4)
+        colour = pixels[..., : channels - has_alpha]
+
+        rgb = np.repeat(colour, 3, axis=-1) if is_grey else colour
+        restored = np.clip(self._restore_rgb(rgb), 0.0, 1.0)
+        if is_grey:
+            restored = restored.mean(-1, keepdims=True)
+        if has_alpha:
+            restored = np.concatenate([restored, pixels[..., -1:]], axis=-1)
+        restored = restored.reshape(image.shape)
+        if limit is None:
+            return restored.astype(image.dtype)
+        return np.round(restored * limit).astype(image.dtype)
+
+    def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
+        height, width = rgb.shape[:2]
+        padded = self.padded(rgb[None])
+        if self._in_parts is not None and self._is_large(padded.shape[1:3]):
+            return self._in_parts(self.params, padded[0])[:height, :width]
+        batch = jax.device_put(padded, self.device)
+        return np.asarray(self.restore_fn(self.params, batch))[0, :height, :width]
+
+    def _is_large(self, size: Size) -> bool:
+        if self._in_parts is None:
+            return False
+        return max(size) > self._tile if self._tile else size[0] * size[1] > _LARGEST_WHOLE
+
+    def padded(self, batch: np.ndarray) -> np.ndarray:
+        """Pads a batch (b, h, w, 3) to a size that the network takes, or that was planned.
+
+        Borders are repeated, below and to the right.
+        """
+        height, width = batch.shape[1:3]
+        aligned = self._aligned((height, width))
+        padded_height, padded_width = self._planned.get(aligned, aligned)
+        padding = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
+        return np.pad(batch, padding, mode="edge")
+
+    def _aligned(self, size: Size) -> Size:
+        multiple = self._size_multiple
+        return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
+def plan_sizes(sizes: Iterable[Size], max_sizes: int) -> dict[Size, Size]:
+    """Maps each size to one of at most ``max_sizes`` that hold it, wasting few pixels.
+
+    Where there are few enough sizes, each is mapped to itself. Else the two groups whose union
+    wastes least are merged, until few enough are left.
+
+    Args:
+        sizes: with repetitions: a frequent size weighs more.
+    """
+    counts = collections.Counter(sizes)
+    groups = [({size}, size, counts[size]) for size in sorted(counts)]
+    while len(groups) > max_sizes:
+        pairs = [(a, b) for i, a in enumerate(groups) for b in groups[:i]]
+        a, b = min(pairs, key=lambda pair: _wasted_pixels(*pair))
+        groups = [group for group in groups if group is not a and group is not b]
+        groups.append((a[0] | b[0], _union(a[1], b[1]), a[2] + b[2]))
+    return {size: common for members, common, _ in groups for size in members}
+
+
+_Group = tuple[set[Size], Size, int]
+"""Sizes, the common size that holds them, and how many images have one of them."""
+
+
+def _wasted_pixels(a: _Group, b: _Group) -> int:
+    (_, size_a, count_a), (_, size_b, count_b) = a, b
+    height, width = _union(size_a, size_b)
+    area_a, area_b = size_a[0] * size_a[1], size_b[0] * size_b[1]
+    return height * width * (count_a + count_b) - area_a * count_a - area_b * count_b
+
+
+def _union(a: Size, b: Size) -> Size:
+    return max(a[0], b[0]), max(a[1], b[1])
+
+
+def _as_float(image: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Float32 values in [0, 1], and the largest integer of the dtype, None for floats."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
+        raise ValueError(f"expected (h, w) or (h, w, 1 to 4 channels), got shape {image.shape}")
+    if 0 in image.shape:
+        raise ValueError(f"the image is empty: shape {image.shape}")
+    if image.dtype in (np.uint8, np.uint16):
+        limit = int(np.iinfo(image.dtype).max)
+        return image.astype(np.float32) / limit, limit
+    if np.issubdtype(image.dtype, np.floating):
+        if not np.isfinite(image).all():
+            raise ValueError("the image holds numbers that are not finite")
+        return image.astype(np.float32), None
+    raise ValueError(f"expected uint8, uint16 or floats, got {image.dtype}")

@@ -1,0 +1,102 @@
+"""The operations that networks are written in, as a table that a backend fills.
+
+Between ``enter`` and ``leave`` feature maps are whatever the backend makes of them. Networks hand
+them on to other operations of the same table and never index or reshape them. In the plain table a
+map is the NHWC array itself.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deblur_jax.ops import convolution as convolutions
+from deblur_jax.ops import pooling, recurrence, resize
+
+Features = Any
+"""A feature map (b, h, w, c) in the form of the backend: a pytree of arrays."""
+
+
+def _identity(array: jax.Array) -> jax.Array:
+    return array
+
+
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a + b
+
+
+def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a * b
+
+
+def _concatenate(maps: Sequence[jax.Array]) -> jax.Array:
+    return jnp.concatenate(maps, axis=-1)
+
+
+def _limit(features: jax.Array, limit: float) -> jax.Array:
+    return jnp.clip(features, -limit, limit)
+
+
+def _channel_dropout(features: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
+    channels = features.shape[-1]
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (channels,)))(keys)
+    return jnp.where(keep[:, None, None, :], features / (1.0 - rate), 0.0).astype(features.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """One function per operation; each default is the plain one.
+
+    Attributes:
+        name: of the backend.
+        maps_are_nhwc: whether a feature map is the NHWC array itself, so that it may be indexed.
+        enter: images or other NHWC arrays (b, h, w, c) to a feature map.
+        leave: a feature map to an NHWC array.
+        convolution: with bias and stride; see ``ops.convolution.convolution``.
+        convolve_same_each: of one map with several kernels, without bias.
+        concat_conv_1x1: of maps at several scales; see ``ops.convolution.concat_conv_1x1``.
+        upsampling_conv_4x4: transposed, to twice the size.
+        add_bias: one number per channel.
+        conv_general_dilated: for ``nnx.Conv`` in networks that keep NHWC arrays.
+        add, multiply: of two maps.
+        concatenate: maps of one size, by channels.
+        relu, tanh: of every value.
+        leaky_relu: of every value, with the slope below 0.
+        limit: every value to plus or minus a limit.
+        channel_dropout: ``(features, rate, keys)``: zeroes whole channels with probability
+            ``rate`` and scales the others by 1/(1 - rate); one random key per row of the batch.
+        max_pool_2x2: the largest of every cell.
+        upsample_caffe_bilinear, upsample_half_pixel_bilinear: to twice the size.
+        gated_recurrence: see ``ops.recurrence.gated_recurrence``.
+    """
+
+    name: str = "plain"
+    maps_are_nhwc: bool = True
+    enter: Callable[[jax.Array], Features] = _identity
+    leave: Callable[[Features], jax.Array] = _identity
+    convolution: Callable[..., Features] = convolutions.convolution
+    convolve_same_each: Callable[..., tuple[Features, ...]] = convolutions.convolve_same_each
+    concat_conv_1x1: Callable[..., Features] = convolutions.concat_conv_1x1
+    upsampling_conv_4x4: Callable[..., Features] = convolutions.upsampling_conv_4x4
+    add_bias: Callable[[Features, jax.Array], Features] = convolutions.add_bias
+    conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    add: Callable[[Features, Features], Features] = _add
+    multiply: Callable[[Features, Features], Features] = _multiply
+    concatenate: Callable[[Sequence[Features]], Features] = _concatenate
+    relu: Callable[[Features], Features] = jax.nn.relu
+    tanh: Callable[[Features], Features] = jnp.tanh
+    leaky_relu: Callable[[Features, float], Features] = jax.nn.leaky_relu
+    limit: Callable[[Features, float], Features] = _limit
+    channel_dropout: Callable[[Features, float, jax.Array], Features] = _channel_dropout
+    max_pool_2x2: Callable[[Features], Features] = pooling.max_pool_2x2
+    upsample_caffe_bilinear: Callable[[Features], Features] = resize.upsample_caffe_bilinear
+    upsample_half_pixel_bilinear: Callable[[Features], Features] = (
+        resize.upsample_half_pixel_bilinear
+    )
+    gated_recurrence: Callable[..., Features] = recurrence.gated_recurrence
+
+
+PLAIN = Operations()
+"""Ordinary ``jax.lax``: it can be differentiated, mapped, sharded and exported in every way."""

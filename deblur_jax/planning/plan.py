@@ -1,0 +1,297 @@
+"""Plans a run on TPUs without having them: compiles its program for them and reads what it needs.
+
+Everything here comes from the compiler (libtpu) and from counting; nothing was run on a TPU. The
+bound on a step's time assumes that the chip does nothing but multiply, or nothing but move bytes,
+whichever takes longer, at the speeds its maker publishes: no run is faster.
+"""
+
+import dataclasses
+import math
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from deblur_jax.config import ConfigError
+from deblur_jax.inference.restorer import make_restore_fn
+from deblur_jax.models import abstract_model
+from deblur_jax.planning.program_text import bytes_moved, collectives_in
+from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated
+from deblur_jax.runtime.operations import multiply_accumulates
+from deblur_jax.training.config import Config
+from deblur_jax.training.losses import make_loss
+from deblur_jax.training.optimizer import make_optimizer
+from deblur_jax.training.step import init_state, make_train_step
+
+_GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """The figures that its maker publishes of a TPU chip."""
+
+    flops: float
+    """Per second, bfloat16 products; float32 at default precision uses them too."""
+    bytes_per_second: float
+    """To and from its HBM."""
+    hbm_bytes: int
+    """What programs may use of it where the compiler says so (v5e), else all."""
+
+
+CHIPS = {
+    "v4": Chip(275e12, 1228e9, 32 * _GIB),
+    "v5e": Chip(197e12, 819e9, int(15.75 * _GIB)),
+    "v5p": Chip(459e12, 2765e9, 95 * _GIB),
+    "v6e": Chip(918e12, 1640e9, 32 * _GIB),
+}
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+_SLICES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}
+"""The slices that can be rented, small to large; a program runs on all chips of one."""
+
+_PASSES = {None: 1, "default": 1, "high": 3, "highest": 6}
+"""bfloat16 products that one float32 product is made of, by precision."""
+
+_EXHAUSTED = re.compile(
+    r"(?:Used |temporaries \()(?P<needed>[\d.]+)(?P<unit>[KMG])\)? (?:of|exceeds available HBM)"
+)
+"""The compiler says it in two ways; the second does not count the arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a program needs on each device, unless a field says otherwise.
+
+    Attributes:
+        topology, devices: the chips.
+        used_devices: how many of them the batch divides over. Where these are not all, the plan is
+            for the largest slice that it divides over.
+        batch_size: global.
+        fits: whether its memory suffices.
+        hbm_bytes: available.
+        needed_bytes: at the peak; where it does not fit, as the compiler says.
+        argument_bytes, temp_bytes: how much of that are arguments, and temporary arrays.
+        flops_per_step: of the products, over all devices.
+        bytes_per_step: to and from HBM, over all devices, counted in the compiled program.
+        collectives: each kind with its number and bytes.
+        compile_seconds: on this machine.
+        step_seconds_bound: no step can be faster.
+        days_bound: for the whole recipe; None for inference.
+    """
+
+    topology: str
+    devices: int
+    used_devices: int
+    batch_size: int
+    fits: bool
+    hbm_bytes: int
+    """What programs may use of it where the compiler says so (v5e), else all."""
+    needed_bytes: int
+    argument_bytes: int | None
+    temp_bytes: int | None
+    flops_per_step: float
+    bytes_per_step: float | None
+    collectives: dict[str, dict[str, int]] | None
+    compile_seconds: float
+    step_seconds_bound: float
+    days_bound: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields."""
+        return dataclasses.asdict(self)
+
+
+def plan_training(config: Config, topology: str) -> Plan:
+    """Compiles the train step of a configuration.
+
+    Args:
+        config: validated.
+        topology: as "v5e:4x4".
+
+    Raises:
+        ConfigError: without libtpu, or for a topology that it does not know.
+    """
+    devices = _topology_devices(topology)
+    if config.per_device_batch is not None:
+        rows = config.per_device_batch * len(devices) * config.accumulation_steps
+        config = dataclasses.replace(config, batch_size=rows)
+    rows = config.batch_size // config.accumulation_steps
+    mesh = data_mesh(rows, _usable_devices(topology, devices, rows))
+    network = abstract_model(config.model, compute=config.compute, platform="tpu")
+    graphdef, params = nnx.split(network)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    loss = make_loss(config.loss)
+    step = make_train_step(
+        graphdef,
+        loss,
+        optimizer,
+        seed=config.seed,
+        mesh=mesh,
+        accumulation_steps=config.accumulation_steps,
+        ema_decay=config.ema_decay,
+    )
+    with_ema = config.ema_decay is not None
+    state = jax.eval_shape(lambda p: init_state(p, optimizer, with_ema=with_ema), params)
+    size = config.data.patch_size
+    images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8)
+    batch = {"blurred": images, "sharp": images}
+
+    one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+    def gradient(params: nnx.State, blurred: jax.Array, sharp: jax.Array) -> nnx.State:
+        return jax.grad(lambda p: loss(nnx.merge(graphdef, p)(blurred), sharp)[0])(params)
+
+    macs = multiply_accumulates(gradient, params, one, one) * config.batch_size
+    arguments = (_placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh)))
+    return _plan(
+        topology,
+        step,
+        arguments,
+        mesh,
+        len(devices),
+        config,
+        macs,
+        config.batch_size,
+        config.num_steps,
+    )
+
+
+def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan:
+    """Compiles the restoration of one image on each device.
+
+    Args:
+        config: of the network.
+        topology: as "v5e:4x4".
+        size: height and width; rounded up to the network's multiple.
+
+    Raises:
+        ConfigError: without libtpu, or for a topology that it does not know.
+    """
+    devices = _topology_devices(topology)
+    mesh = data_mesh(1, _usable_devices(topology, devices, 1))
+    network = abstract_model(config.model, compute=config.compute, platform="tpu")
+    graphdef, params = nnx.split(network)
+    height, width = (-(-side // network.size_multiple) * network.size_multiple for side in size)
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    restore = make_restore_fn(graphdef)
+    macs = multiply_accumulates(restore, params, image)
+    arguments = _placed((params, image), replicated(mesh))
+    return _plan(topology, jax.jit(restore), arguments, mesh, len(devices), config, macs, 1, None)
+
+
+def _plan(
+    topology: str,
+    function: Any,
+    arguments: tuple,
+    mesh: Mesh,
+    devices: int,
+    config: Config,
+    macs: int,
+    rows: int,
+    num_steps: int | None,
+) -> Plan:
+    chip = CHIPS[topology.partition(":")[0]]
+    passes = _PASSES[config.compute.precision] if config.compute.dtype == "float32" else 1
+    arithmetic = 2 * macs * passes / mesh.size / chip.flops
+    start = time.perf_counter()
+    described: dict[str, Any] = {
+        "topology": topology,
+        "devices": devices,
+        "used_devices": mesh.size,
+        "batch_size": rows,
+        "hbm_bytes": chip.hbm_bytes,
+        "flops_per_step": float(2 * macs),
+    }
+    try:
+        program = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _EXHAUSTED.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
+            raise
+        return Plan(
+            fits=False,
+            needed_bytes=_bytes(*needed.group("needed", "unit")),
+            argument_bytes=None,
+            temp_bytes=None,
+            bytes_per_step=None,
+            collectives=None,
+            compile_seconds=time.perf_counter() - start,
+            step_seconds_bound=arithmetic,
+            days_bound=_days(arithmetic, num_steps),
+            **described,
+        )
+    seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    text = program.as_text()
+    moved = float(bytes_moved(text))
+    bound = max(arithmetic, moved / chip.bytes_per_second)
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    return Plan(
+        fits=True,
+        needed_bytes=needed,
+        argument_bytes=memory.argument_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+        bytes_per_step=moved * mesh.size,
+        collectives=collectives_in(text),
+        compile_seconds=seconds,
+        step_seconds_bound=bound,
+        days_bound=_days(bound, num_steps),
+        **described,
+    )
+
+
+def _usable_devices(topology: str, devices: list[jax.Device], rows: int) -> list[jax.Device]:
+    """All devices of a topology, or of the largest smaller one that rows divide over.
+
+    Compilers refuse a part of a slice, but for single chips of the smallest, which is one host.
+    """
+    if rows % len(devices) == 0:
+        return devices
+    chip = topology.partition(":")[0]
+    sizes = {name: math.prod(map(int, name.split("x"))) for name in _SLICES[chip]}
+    usable = [name for name, n in sizes.items() if n < len(devices) and rows % n == 0]
+    if usable:
+        return _topology_devices(f"{chip}:{usable[-1]}")
+    host = _topology_devices(f"{chip}:{_SLICES[chip][0]}")
+    return host[: max(n for n in range(1, len(host) + 1) if rows % n == 0)]
+
+
+def _topology_devices(topology: str) -> list[jax.Device]:
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise ConfigError(f"--topology {topology}: known are {', '.join(CHIPS)}, as in v5e:4x4")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask for metadata
+    os.environ.setdefault(
+        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+    )  # and no TPU that only one process may use
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"--topology {topology}: {reason} (libtpu is needed: pip install 'jax[tpu]==0.10.2')"
+        ) from None
+
+
+def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _days(step_seconds: float, num_steps: int | None) -> float | None:
+    return None if num_steps is None else step_seconds * num_steps / 86_400
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit])

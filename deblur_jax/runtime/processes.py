@@ -1,0 +1,87 @@
+"""Several processes, on one machine or on the hosts of a pod."""
+
+import argparse
+import os
+import sys
+
+import jax
+from orbax.checkpoint import multihost
+
+from deblur_jax.config import ConfigError
+
+_HEARTBEAT_SECONDS = 30
+_BARRIER_SECONDS = 24 * 3600
+
+
+FLAGS = {
+    "coordinator": (str, "host:port of process 0, for several processes"),
+    "num_processes": (int, "how many there are"),
+    "process_id": (int, "which one this is, from 0"),
+}
+"""Flags by which processes find each other: type and help by name."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``FLAGS`` to a parser."""
+    for name, (kind, text) in FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
+
+
+def initialize(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> bool:
+    """Joins the other processes; does nothing for a single one. Comes before any use of devices.
+
+    Where none of the arguments is given, a cluster that JAX knows (the hosts of a TPU pod, Slurm,
+    Open MPI) is joined if there is one.
+
+    Args:
+        coordinator: host:port of process 0.
+        num_processes: how many there are.
+        process_id: of this one.
+
+    Returns:
+        Whether there are others.
+
+    Raises:
+        ConfigError: if only some of the three are given.
+    """
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    if not any(given):
+        if _is_in_cluster():
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+            return True
+        return False
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ConfigError("--coordinator, --num_processes and --process_id are given together")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(f"--process_id is 0 to {num_processes - 1}, not {process_id}")
+    _keep_stdout_for_results()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+    return True
+
+
+def _is_in_cluster() -> bool:
+    sizes = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    has_tpu = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+    return has_tpu or any(size.isdigit() and int(size) > 1 for size in sizes)
+
+
+def _keep_stdout_for_results() -> None:
+    """Sends to stderr what libraries print: Gloo writes a line for every process to stdout."""
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has called it; the coordinator counts them, without devices."""
+    if jax.process_count() > 1:
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * _BARRIER_SECONDS)

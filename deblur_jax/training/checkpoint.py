@@ -1,0 +1,160 @@
+"""The checkpoints of a training run.
+
+A checkpoint is a weights folder, see ``weights/folder.py``, with the optimiser's state and, where
+one is kept, the moving average of the parameters.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from deblur_jax.config import ConfigError
+from deblur_jax.runtime.files import PathLike
+from deblur_jax.training.config import Config
+from deblur_jax.training.step import TrainState
+from deblur_jax.weights.errors import CheckpointError
+from deblur_jax.weights.folder import (
+    BEST_METRIC,
+    CHECKPOINTS,
+    CONFIG,
+    EMA,
+    OPTIMIZER,
+    PARAMS,
+    best_step,
+    describe,
+    errors_naming,
+    first_line,
+    open_manager,
+    read_config,
+)
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest few, and the best by validation PSNR.
+
+    Saving is asynchronous and atomic: a folder under its final name is complete.
+
+    Args:
+        workdir: of the run.
+        config: of the run, stored in every checkpoint.
+
+    Raises:
+        CheckpointError: if the workdir can't be made, or holds another experiment's checkpoints.
+    """
+
+    def __init__(self, workdir: PathLike, config: Config):
+        self._folder = epath.Path(workdir) / CHECKPOINTS
+        self._config = config
+        try:
+            self._manager = open_manager(self._folder, config.keep_checkpoints)
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(f"{workdir}: can't be a workdir: {reason}") from None
+        if self._manager.latest_step() is not None:
+            self._check_same_experiment()
+
+    def restore(self, template: TrainState) -> TrainState | None:
+        """The newest state, laid out like ``template``; None in a new workdir."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        wanted = {PARAMS: abstract.params, OPTIMIZER: _optimizer_item(abstract)}
+        if template.ema is not None and (self._folder / str(step) / EMA).exists():
+            wanted[EMA] = abstract.ema
+        items = ocp.args.Composite(
+            **{name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
+        )
+        try:
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:
+            older = [s for s in self._manager.all_steps() if s < step]
+            advice = f"; delete it to go on from step {max(older)}" if older else ""
+            raise CheckpointError(
+                f"{self._folder / str(step)}: damaged, or of another network{advice} "
+                f"({first_line(error)})"
+            ) from error
+        optimizer, ema = restored[OPTIMIZER], None
+        if template.ema is not None:
+            # A run that kept no average until now begins it with its parameters.
+            ema = restored[EMA] if EMA in wanted else jax.tree.map(jnp.copy, restored[PARAMS])
+        return TrainState(
+            step=jax.device_put(jnp.int32(step), template.step.sharding),
+            params=restored[PARAMS],
+            opt_state=optimizer["state"],
+            skipped=optimizer["skipped"],
+            ema=ema,
+        )
+
+    def save(self, step: int, state: TrainState, validation_psnr: float | None) -> None:
+        """Starts to save; ``check`` and ``wait`` tell how it went.
+
+        Raises:
+            CheckpointError: naming the folder.
+        """
+        trees = {PARAMS: state.params, OPTIMIZER: _optimizer_item(state)}
+        if state.ema is not None:
+            trees[EMA] = state.ema
+        items = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+            **{CONFIG: ocp.args.JsonSave(describe(self._config.stored()))},
+        )
+        metrics = None if validation_psnr is None else {BEST_METRIC: validation_psnr}
+        with errors_naming(self._folder):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def check(self) -> None:
+        """Returns at once, if all went well so far.
+
+        Raises:
+            CheckpointError: if a save failed.
+        """
+        with errors_naming(self._folder):
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns when all is on disk.
+
+        Raises:
+            CheckpointError: if a save failed.
+        """
+        with errors_naming(self._folder):
+            self._manager.wait_until_finished()
+        self.check()
+
+    def latest_step(self) -> int | None:
+        """The newest step there is a checkpoint of."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step with the highest validation PSNR, among those that were validated."""
+        return best_step(self._manager)
+
+    def close(self) -> None:
+        """Ends the threads that save."""
+        self._manager.close()
+
+    def _check_same_experiment(self) -> None:
+        folder = self._folder / str(self._manager.latest_step())
+        try:
+            stored = Config.from_stored(read_config(folder))
+        except ConfigError as error:
+            raise CheckpointError(f"{folder}: its configuration is damaged ({error})") from error
+        for name, ours, theirs in (
+            ("model", self._config.model.to_dict(), stored.model.to_dict()),
+            ("seed", self._config.seed, stored.seed),
+            ("batch_size", self._config.batch_size, stored.batch_size),
+        ):
+            accepted = name == "batch_size" and self._config.accept_batch_size
+            if ours != theirs and not accepted:
+                raise CheckpointError(
+                    f"{self._folder.parent}: was started with config.{name} {theirs}, not {ours}: "
+                    "go on with that, or choose another --workdir"
+                )
+
+
+def _optimizer_item(state: TrainState) -> dict[str, Any]:
+    return {"state": state.opt_state, "skipped": state.skipped}

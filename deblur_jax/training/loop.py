@@ -1,0 +1,347 @@
+"""The training loop: the only place where the order of things matters."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import time
+from typing import Any, Self
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from deblur_jax.config import ConfigError
+from deblur_jax.data import PairSource, open_training_pairs
+from deblur_jax.data.pipeline import training_batches
+from deblur_jax.errors import UserError
+from deblur_jax.evaluation import metrics
+from deblur_jax.inference.restorer import Restorer
+from deblur_jax.models import (
+    NetworkConfig,
+    SVRNNConfig,
+    VGG16Config,
+    abstract_model,
+    count_params,
+    initialize,
+)
+from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
+from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.progress import progress_bar
+from deblur_jax.training.checkpoint import Checkpoints
+from deblur_jax.training.config import Config
+from deblur_jax.training.log import RunLog
+from deblur_jax.training.losses import make_loss
+from deblur_jax.training.optimizer import make_optimizer, make_schedule
+from deblur_jax.training.step import TrainState, init_state, make_train_step
+from deblur_jax.training.watchdog import watch_other_processes
+from deblur_jax.weights.load import load_weights
+
+_PROFILED_STEPS = range(10, 15)
+"""Counted from the first step of this run; the very first ones compile."""
+
+
+class NonFiniteError(UserError, RuntimeError):
+    """The loss or its gradient stopped being finite more often than the config allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    finished: bool
+    best_step: int | None
+
+
+def train(config: Config, workdir: PathLike) -> Outcome:
+    """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
+
+    SIGTERM and Ctrl-C save a checkpoint and return; the same call then goes on as if it had never
+    stopped. The initial parameters are those of a checkpoint in the workdir; else those of
+    ``config.init_from``; else random ones from ``config.seed``.
+
+    Args:
+        config: validated.
+        workdir: where checkpoints, ``log.jsonl``, ``tensorboard/`` and ``profile/`` go.
+
+    Raises:
+        CheckpointError: if a checkpoint can't be written or read.
+        LogError: if the log can't be written.
+        NonFiniteError: after more than ``config.max_skipped_steps`` non-finite steps.
+        PairError, ImageError: if the data is broken.
+    """
+    # ----------------------------------------------------------------------------- devices, data
+    workdir = epath.Path(workdir)
+    config = _with_global_batch(config)
+    mesh = data_mesh(config.batch_size // config.accumulation_steps)
+    platform = mesh.devices.flat[0].platform
+    training_pairs, validation_pairs = open_training_pairs(config.data, config.seed)
+
+    # ------------------------------------------------------------------ network, optimiser, state
+    graphdef, params = initialize(
+        config.model, seed=config.seed, compute=config.compute, platform=platform
+    )
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    schedule = make_schedule(config.optimizer, config.num_steps)
+    train_step = make_train_step(
+        graphdef,
+        make_loss(config.loss),
+        optimizer,
+        seed=config.seed,
+        mesh=mesh,
+        accumulation_steps=config.accumulation_steps,
+        ema_decay=config.ema_decay,
+    )
+    checkpoints = Checkpoints(workdir, config)
+    state = _initial_state(config, params, optimizer, checkpoints, mesh)
+    start_step = int(state.step)
+
+    # ------------------------------------------------------------------------------------------ log
+    log = RunLog(workdir, start_step)
+    log.note(
+        f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
+        f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
+    )
+    if config.about:
+        log.note(config.about)
+
+    # -------------------------------------------------------------------------------------- loop
+    batches = training_batches(
+        training_pairs,
+        batch_size=config.batch_size,
+        patch_size=config.data.patch_size,
+        seed=config.seed,
+        start_step=start_step,
+        num_workers=config.data.num_workers,
+        cache_gib=config.data.cache_gib,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    validate = functools.partial(_validate, _validation_restorer(config, params), validation_pairs)
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpoints.close)
+        stack.callback(log.close)
+        stack.enter_context(contextlib.closing(batches))
+        stack.enter_context(watch_other_processes())
+        stop = stack.enter_context(_StopSignal())
+        bar = stack.enter_context(
+            progress_bar(desc="training", unit="step", initial=start_step, total=config.num_steps)
+        )
+        monitor = _Monitor(config, schedule, log, bar)
+        step = start_step
+        batches_on_device = prefetch_to_device(batches, batch_sharding(mesh))
+        while step < config.num_steps and not stop.is_requested(step):
+            _profile(config, workdir, step - start_step)
+            state, step_metrics = train_step(state, next(batches_on_device))
+            monitor.follow(step, step_metrics)
+            checkpoints.check()
+            step += 1
+            if step % config.checkpoint_every == 0 and step < config.num_steps:
+                monitor.catch_up()
+                checkpoints.save(step, state, validate(state, log))
+
+        # ----------------------------------------------------------------------------------- end
+        monitor.catch_up()
+        finished = step == config.num_steps
+        if checkpoints.latest_step() != step:
+            checkpoints.save(step, state, validate(state, log) if finished else None)
+        checkpoints.wait()
+        return Outcome(step, finished, checkpoints.best_step())
+
+
+def _with_global_batch(config: Config) -> Config:
+    """The configuration with the ``batch_size`` that ``per_device_batch`` means here."""
+    if config.per_device_batch is None:
+        return config
+    rows = config.per_device_batch * jax.device_count() * config.accumulation_steps
+    return dataclasses.replace(config, batch_size=rows)
+
+
+def _initial_state(
+    config: Config,
+    params: nnx.State,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+    mesh: Mesh,
+) -> TrainState:
+    if config.init_from is not None:
+        params = _initial_params(config, config.init_from, params)
+    start = init_state(params, optimizer, with_ema=config.ema_decay is not None)
+    state = jax.device_put(start, replicated(mesh))
+    return checkpoints.restore(state) or state
+
+
+def _initial_params(config: Config, path: str, params: nnx.State) -> nnx.State:
+    """The parameters of ``config.init_from``; those of VGG-16 in their place among random ones."""
+    other = load_weights(path)
+    if isinstance(other.model, VGG16Config) and isinstance(config.model, SVRNNConfig):
+        ours, theirs = config.model.guidance_channels, other.model.guidance_channels
+        if ours != theirs:
+            raise ConfigError(
+                f"config.init_from {config.init_from} has model.guidance_channels {theirs}, "
+                f"not {ours}"
+            )
+        params["weights"]["encoder"] = other.params
+        return params
+    _check_same_sizes(config, other.model)
+    return other.params
+
+
+def _check_same_sizes(config: Config, other: NetworkConfig) -> None:
+    """Checks that parameters fit; fields that change no shape, such as dropout, may differ."""
+    ours, theirs = (
+        {path: leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(abstract_model(model)))}
+        for model in (config.model, other)
+    )
+    if ours == theirs:
+        return
+    mine, its = config.model.to_dict(), other.to_dict()
+    differing = next(name for name in mine if mine[name] != its.get(name))
+    raise ConfigError(
+        f"config.init_from {config.init_from} has model.{differing} {its.get(differing)}, not "
+        f"{mine[differing]}"
+    )
+
+
+def _validation_restorer(config: Config, params: nnx.State) -> Restorer:
+    return Restorer(config.model, params, compute=config.compute)
+
+
+def _validate(
+    restorer: Restorer, pairs: PairSource | None, state: TrainState, log: RunLog
+) -> float | None:
+    """Mean PSNR over the validation pairs; None without any, or if it is not finite.
+
+    That of the moving average, where one is kept, is logged beside it.
+    """
+    if pairs is None:
+        return None
+    step = int(state.step)
+    means: dict[str, float] = {}
+    named = {"validation_psnr": state.params}
+    if state.ema is not None:
+        named["validation_psnr_ema"] = state.ema
+    for name, params in named.items():
+        shown = log if name == "validation_psnr" else None
+        means |= _validate_params(restorer, pairs, params, name, step, shown)
+    log.row(step, means)
+    return means["validation_psnr"] if np.isfinite(means["validation_psnr"]) else None
+
+
+def _validate_params(
+    restorer: Restorer,
+    pairs: PairSource,
+    params: nnx.State,
+    name: str,
+    step: int,
+    log: RunLog | None,
+) -> dict[str, float]:
+    restorer = restorer.with_params(jax.device_get(params))
+    scores, scores_blurred = [], []
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
+        restored = restorer(blurred)
+        scores.append(float(metrics.psnr(restored, sharp)))
+        scores_blurred.append(float(metrics.psnr(blurred, sharp)))
+        if index == 0 and log is not None:
+            log.image(step, np.concatenate([blurred, restored, sharp], axis=1))
+    return {name: float(np.mean(scores)), "validation_psnr_blurred": float(np.mean(scores_blurred))}
+
+
+class _Monitor:
+    """Reads each step's metrics one step late, so that the device never waits for the host."""
+
+    def __init__(self, config: Config, schedule: optax.Schedule, log: RunLog, bar: tqdm) -> None:
+        self._config = config
+        self._schedule = schedule
+        self._log = log
+        self._bar = bar
+        self._unread: tuple[int, dict[str, jax.Array]] | None = None
+        self._since_log: list[dict[str, float]] = []
+        self._time = time.monotonic()
+
+    def follow(self, step: int, step_metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of ``step``, and reads those of the step before."""
+        self.catch_up()
+        self._unread = step, step_metrics
+
+    def catch_up(self) -> None:
+        """Reads what is unread.
+
+        Raises:
+            NonFiniteError: if too many steps were skipped.
+        """
+        if self._unread is None:
+            return
+        (step, step_metrics), self._unread = self._unread, None
+        values = {name: float(value) for name, value in jax.device_get(step_metrics).items()}
+        if values["skipped"] > self._config.max_skipped_steps:
+            raise NonFiniteError(
+                f"step {step}: the loss or its gradient is not finite (loss {values['loss']}); "
+                f"{values['skipped']:.0f} steps skipped, config.max_skipped_steps allows "
+                f"{self._config.max_skipped_steps}. No checkpoint after it was written: lower "
+                "optimizer.learning_rate, or use model.dtype float32"
+            )
+        self._bar.update()
+        self._since_log.append(values)
+        if (step + 1) % self._config.log_every == 0:
+            self._write(step + 1)
+
+    def _write(self, step: int) -> None:
+        finite = [v for v in self._since_log if np.isfinite(v["loss"])] or self._since_log
+        means = {name: float(np.mean([v[name] for v in finite])) for name in finite[0]}
+        means["skipped"] = self._since_log[-1]["skipped"]
+        now = time.monotonic()
+        means["learning_rate"] = float(self._schedule(step - 1))
+        means["steps_per_second"] = len(self._since_log) / (now - self._time)
+        self._bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+        self._log.row(step, means)
+        self._since_log, self._time = [], now
+
+
+class _StopSignal:
+    """Takes the first SIGTERM or Ctrl-C as a request to stop; a second Ctrl-C stops at once.
+
+    If there are several processes, any of them may get SIGTERM: all stop at the same step.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._alone = jax.process_count() == 1
+
+    def __enter__(self) -> Self:
+        signals = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
+        self._previous = {s: signal.signal(s, self._request) for s in signals}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def is_requested(self, step: int) -> bool:
+        """Whether to stop before ``step``."""
+        if self._alone:
+            return self._requested
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _request(self, number: int, frame: Any) -> None:
+        del frame
+        self._requested = True
+        tqdm.write(f"{signal.Signals(number).name}: saving a checkpoint after this step")
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+
+
+def _profile(config: Config, workdir: epath.Path, steps_done: int) -> None:
+    if not config.profile:
+        return
+    if steps_done == _PROFILED_STEPS.start:
+        jax.profiler.start_trace(str(workdir / "profile"))
+    elif steps_done == _PROFILED_STEPS.stop:
+        jax.profiler.stop_trace()

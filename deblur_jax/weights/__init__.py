@@ -1,0 +1,1 @@
+"""Weights: folders that describe themselves, and official files."""

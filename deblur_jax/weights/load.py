@@ -1,0 +1,42 @@
+"""The one way to weights, wherever they are: our folders, or the official files."""
+
+import os
+
+import jax
+from etils import epath
+
+from deblur_jax.models import ComputeConfig, NetworkConfig, SVRNNConfig
+from deblur_jax.runtime.files import PathLike
+from deblur_jax.weights.errors import CheckpointError
+from deblur_jax.weights.folder import Weights, read_weights
+from deblur_jax.weights.official import load_caffe, load_torch, torch_config
+
+_CAFFE_SUFFIX = ".caffemodel"
+
+
+def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool = False) -> Weights:
+    """Reads a network's parameters.
+
+    Args:
+        path: local or remote: a weights folder, a checkpoint, the workdir of a training run, or an
+            official file, SVRNN's ``.caffemodel`` or MIMO-UNet's ``.pkl``, converted on the fly.
+        device: where the parameters go; the first one by default.
+        ema: their moving average instead, of a run that kept one.
+
+    Raises:
+        CheckpointError: if there are no weights, or they are damaged.
+        WeightFileError: if an official file is not exactly a network's weights.
+    """
+    file = epath.Path(os.path.expanduser(os.fspath(path)))
+    if not file.is_file():
+        return read_weights(file, device, ema=ema)
+    if ema:
+        raise CheckpointError(f"{path}: an official file keeps no moving average")
+    model: NetworkConfig
+    if file.suffix.lower() == _CAFFE_SUFFIX:
+        model = SVRNNConfig()
+        params = load_caffe(file, model)
+    else:
+        model = torch_config(file)
+        params = load_torch(file, model)
+    return Weights(model, ComputeConfig(), jax.device_put(params, device or jax.local_devices()[0]))

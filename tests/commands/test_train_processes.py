@@ -1,0 +1,103 @@
+"""Two real processes on one machine, as two hosts would be."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from deblur_jax.weights.load import load_weights
+from tests.commands import ROOT, environment
+from tests.commands.test_train import CONFIG, NUM_STEPS, newest_step, run_train
+
+pytestmark = pytest.mark.slow
+
+
+class Pair:
+    """Both processes of a run."""
+
+    def __init__(self, workdir):
+        self.workdir = workdir
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        self.processes = [self._start(port, index) for index in range(2)]
+
+    def _start(self, port, index):
+        words = [sys.executable, "train.py", "--config", str(CONFIG)]
+        words += ["--workdir", str(self.workdir), "--coordinator", f"localhost:{port}"]
+        words += ["--num_processes", "2", "--process_id", str(index)]
+        files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(words, cwd=ROOT, env=environment(), text=True, **files)
+
+    def wait_for_step(self, step):
+        deadline = time.monotonic() + 240
+        while newest_step(self.workdir) < step:
+            for process in self.processes:
+                assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def ends(self):
+        """Return code, output and errors of each."""
+        outputs = [process.communicate(timeout=240) for process in self.processes]
+        return [(p.returncode, *out) for p, out in zip(self.processes, outputs, strict=True)]
+
+
+def final_params(workdir):
+    params = load_weights(workdir / f"checkpoints/{NUM_STEPS}").params
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
+    workdir = tmp_path / "two"
+    pair = Pair(workdir)
+    pair.wait_for_step(5)
+    pair.processes[1].send_signal(signal.SIGTERM)
+    first, second = pair.ends()
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    stopped_at = newest_step(workdir)
+    assert f"stopped at step {stopped_at}: the same command goes on" in first[1]
+    assert second[1] == "", "process 0 alone says how it went"
+
+    pair = Pair(workdir)
+    pair.wait_for_step(min(stopped_at + 5, NUM_STEPS - 5))
+    pair.processes[1].kill()
+    start = time.monotonic()
+    survivor, _ = pair.ends()
+    assert time.monotonic() - start < 60
+    assert survivor[0] == 1
+    assert "error: process 1 is gone, and this one stops too" in survivor[2]
+    assert "Traceback" not in survivor[2]
+    assert "Check failure" not in survivor[2]
+
+    killed = tmp_path / "killed"
+    shutil.copytree(workdir, killed)
+    first, second = Pair(workdir).ends()
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert f"trained {NUM_STEPS} steps" in first[1]
+
+    undisturbed = tmp_path / "undisturbed"
+    first, second = Pair(undisturbed).ends()
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    for ours, theirs in zip(final_params(workdir), final_params(undisturbed), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    # One process goes on where two were killed, and one does the whole.
+    alone = tmp_path / "alone"
+    for folder in (killed, alone):
+        assert run_train(folder).returncode == 0
+        for ours, theirs in zip(final_params(workdir), final_params(folder), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_processes_that_are_half_described_are_refused(tmp_path):
+    result = run_train(tmp_path / "run", "--num_processes", "2")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line == "error: --coordinator, --num_processes and --process_id are given together"

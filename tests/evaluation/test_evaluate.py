@@ -1,0 +1,163 @@
+import concurrent.futures
+import csv
+import json
+import shutil
+import socket
+
+import numpy as np
+import pytest
+
+from deblur_jax.config import ConfigError
+from deblur_jax.data import open_pairs
+from deblur_jax.evaluation import report
+from deblur_jax.evaluation.evaluate import evaluate
+from deblur_jax.evaluation.metrics import MetricError
+from deblur_jax.images.files import read_rgb, to_uint8
+from deblur_jax.inference.restorer import Restorer
+from tests.commands import run_script
+
+
+def test_every_pair_is_measured_saved_and_shown(make_pairs, tiny_weights, tmp_path):
+    root = make_pairs({"seq/a": (17, 22), "b": (16, 16)})
+    restorer, pairs = Restorer.load(tiny_weights), open_pairs(str(root), "test")
+    summary = evaluate(restorer, pairs, tmp_path / "out", data="pairs")
+
+    assert summary == json.loads((tmp_path / "out/results.json").read_text())
+    assert {k: summary[k] for k in ("mode", "count", "data")} == {
+        "mode": "float",
+        "count": 2,
+        "data": "pairs",
+    }
+    assert [row["name"] for row in summary["per_image"]] == ["b", "seq/a"]
+    for index, row in enumerate(summary["per_image"]):
+        blurred, sharp = (pairs[index][key] / np.float32(255) for key in ("blurred", "sharp"))
+        restored = restorer(blurred)
+        assert (row["height"], row["width"]) == sharp.shape[:2]
+        for value, image in ((row["psnr"], restored), (row["psnr_blurred"], blurred)):
+            expected = -10 * np.log10(np.mean((image - sharp) ** 2))
+            assert value == pytest.approx(expected, abs=1e-3)
+        saved = read_rgb(tmp_path / f"out/restored/{row['name']}.png")
+        np.testing.assert_array_equal(saved, np.round(restored * 255))
+        sheet = read_rgb(tmp_path / f"out/sheets/{row['name']}.png")
+        height, width = sharp.shape[:2]
+        np.testing.assert_array_equal(
+            sheet[-height:], to_uint8(np.concatenate([blurred, restored, sharp], axis=1))
+        )
+        assert sheet.shape[1] == 3 * width
+    mean = np.mean([row["psnr"] for row in summary["per_image"]])
+    assert summary["psnr"] == pytest.approx(mean)
+    assert summary["gain"] == pytest.approx(summary["psnr"] - summary["psnr_blurred"])
+
+
+def test_the_table_lists_every_image_and_the_mean():
+    rows = [
+        report.Row("a", 8, 9, 20.0, 0.5, 25.0, 0.75),
+        report.Row("long/name", 8, 9, 30.0, 0.9, 29.0, 0.85, aligned=False),
+    ]
+    lines = report.table(report.summarize(rows)).splitlines()
+    assert lines[1].split() == ["a", "20.00", "25.00", "+5.00", "0.7500"]
+    assert lines[2].split() == ["long/name", "30.00", "29.00", "-1.00", "0.8500"]
+    assert lines[4].split() == ["mean", "of", "2", "25.00", "27.00", "+2.00", "0.8000"]
+    assert lines[-1] == "not aligned, compared as they are: 1"
+
+
+def test_the_command(make_pairs, tiny_weights):
+    root = make_pairs({"a": (16, 16)})
+    result = run_script("evaluate.py", "--data", root, "--weights", tiny_weights)
+    assert result.returncode == 0, result.stderr
+    assert "mean of 1" in result.stdout
+    out = tiny_weights / "evaluation"
+    assert read_rgb(out / "restored/a.png").shape == (16, 16, 3)
+    results = json.loads((out / "results.json").read_text())
+    assert results["precision"] == "highest"
+    assert results["speed"]["size"] == [16, 16]
+    assert results["speed"]["seconds"] > 0
+    assert "| **mimo_unet** |" in (out / "results.md").read_text()
+    with (out / "per_image.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["psnr"]) == results["psnr"]
+
+    # Once more over the same folder, as one JSON object, in another mode.
+    options = ("--json", "--protocol", "gopro", "--ensemble", "rot4")
+    again = run_script("evaluate.py", "--data", root, "--weights", tiny_weights, *options)
+    printed = json.loads(again.stdout)
+    assert printed["mode"] == "matlab"
+    assert {"mode", "count", "psnr", "ssim", "per_image"} <= set(printed)
+    assert "published: Cho et al. 2021" in (out / "results.md").read_text()
+
+
+def test_a_pair_that_cannot_be_measured_is_named(make_pairs, tiny_weights, tmp_path):
+    pairs = open_pairs(str(make_pairs({"small": (8, 40)})), "test")
+    restorer = Restorer.load(tiny_weights)
+    with pytest.raises(MetricError, match="small: mode skimage needs images of at least 11x11"):
+        evaluate(restorer, pairs, tmp_path / "out", mode="skimage")
+    with pytest.raises(ConfigError, match="--num_devices is 1 to 8 on this machine, not 9"):
+        evaluate(restorer, pairs, tmp_path / "out", num_devices=9)
+
+
+def test_a_pair_that_is_equal_has_no_finite_score(make_pairs, tiny_weights, tmp_path):
+    root = make_pairs({"equal": (16, 16), "other": (16, 16)})
+    shutil.copy(root / "blur/equal.png", root / "sharp/equal.png")
+    out = tmp_path / "out"
+    summary = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), out)
+    assert summary["psnr_blurred"] == np.inf
+    assert json.loads((out / "results.json").read_text())["psnr_blurred"] is None
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("mode", ["float", "matlab"])
+def test_any_number_of_devices_gives_the_same(make_pairs, tiny_weights, tmp_path, mode):
+    sizes = {f"a{i}": (16, 20) for i in range(5)} | {f"b{i}": (20, 16) for i in range(2)}
+    pairs = open_pairs(str(make_pairs({**sizes, "c": (17, 19)})), "test")
+    restorer = Restorer.load(tiny_weights)
+    results = {}
+    for count in (1, 3, 8):
+        out = tmp_path / str(count)
+        summary = evaluate(restorer, pairs, out, mode=mode, num_devices=count)
+        files = {file.name: file.read_bytes() for file in (out / "restored").iterdir()}
+        results[count] = summary["per_image"], files
+        assert summary["devices"] == count
+    assert len(results[1][0]) == 8
+    assert results[1] == results[3] == results[8]
+
+
+def test_two_processes_share_the_work(make_pairs, tiny_weights, tmp_path):
+    root = make_pairs({f"p{i}": (16, 16 + 4 * (i % 2)) for i in range(5)})
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    words = ["evaluate.py", "--weights", tiny_weights, "--data", root, "--out", tmp_path / "two"]
+    words += ["--coordinator", address, "--num_processes", 2, "--json", "--process_id"]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        first, second = threads.map(lambda i: run_script(*words, i), range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout == ""
+    alone = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), tmp_path / "one")
+    merged = json.loads(first.stdout)
+    assert merged["per_image"] == alone["per_image"]
+    assert merged["devices"] == 2
+    assert not (tmp_path / "two/shares").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "data", "message"),
+    [
+        ("nowhere", "synthetic:pan", "nowhere: no weights here"),
+        (None, "nowhere", "nowhere: no such folder"),
+        (None, "synthetic:fast", "unknown family 'fast'"),
+    ],
+)
+def test_a_wrong_argument_gets_one_line(tiny_weights, tmp_path, weights, data, message):
+    arguments = ("--weights", weights or tiny_weights, "--data", data, "--out", tmp_path / "out")
+    result = run_script("evaluate.py", *arguments)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_benchmark_that_is_not_there_says_how_to_make_it(tiny_weights):
+    result = run_script("evaluate.py", "--weights", tiny_weights, "--protocol", "hide")
+    assert result.returncode == 1
+    assert "data/hide: not there; `deblur-jax prepare hide` makes it" in result.stderr

@@ -1,0 +1,85 @@
+import subprocess
+import sys
+
+import pytest
+
+import deblur_jax
+from deblur_jax.cli import COMMANDS
+from deblur_jax.config import settings
+from tests.commands import ROOT, run_command, run_script
+
+
+def test_the_version_and_the_help_need_nothing_heavy():
+    program = """
+import sys
+from deblur_jax.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    assert not loaded & {"jax", "flax", "numpy", "orbax", "grain", "tensorflow_datasets"}, loaded
+"""
+    for word in ("--version", "--help"):
+        words = [sys.executable, "-c", program, word]
+        result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    result = run_command("--version")
+    assert result.stdout == f"deblur-jax {deblur_jax.__version__}\n"
+    shown = run_command("--help").stdout
+    assert len(shown.splitlines()) < 24
+    for name, summary in COMMANDS.items():
+        assert f"{name} " in shown
+        assert summary in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_help(name):
+    result = run_command(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"usage: deblur-jax {name}" in result.stdout
+    assert "--import" in result.stdout
+
+
+def test_the_help_of_training_lists_every_field_with_its_default():
+    shown = " ".join(run_command("train", "--help").stdout.split())
+    for name, _, value, rule in settings(deblur_jax.Config()):
+        assert f"--config.{name}" in shown
+        assert " ".join(rule.meaning.split())[:40] in shown, name
+        assert str("none" if value is None else value).lower() in shown.lower()
+    shown = run_command("train", "--config", "svrnn_gopro", "--help").stdout
+    assert "--config.model.rnn_channels" in shown
+    assert "--config.model.base_channels" not in shown
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_the_scripts_are_the_commands(script):
+    result = run_script(script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"usage: deblur-jax {script.removesuffix('.py')}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("resore",), "invalid choice: 'resore'"),
+        (("pod", "--config", "x"), "the command pod is called plan now"),
+        (("restore", "x.png", "--out", "y"), "arguments are required: --weights"),
+        (("score", "a", "b", "--mode", "psnr"), "argument --mode: invalid choice: 'psnr'"),
+        (("score", "a", "b", "--mode", "float", "--jsn"), "unrecognized arguments: --jsn"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line(words, message):
+    result = run_command(*words)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_every_public_name_is_there():
+    for name in deblur_jax.__all__:
+        assert getattr(deblur_jax, name) is not None
+        assert name in dir(deblur_jax)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = deblur_jax.nothing

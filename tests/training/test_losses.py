@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deblur_jax.training.losses import (
+    content_loss,
+    frequency_loss,
+    mimo_unet_loss,
+    multi_scale_targets,
+)
+from tests import golden
+
+
+def images(h, w, seed=0):
+    return np.random.default_rng(seed).random((2, h, w, 3), np.float32)
+
+
+@pytest.mark.parametrize("name", golden.MODELS)
+def test_losses_equal_the_official_codes(name):
+    graphdef, params = golden.network(name)
+    outputs = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))(params, golden.blurred())
+    loss, terms = mimo_unet_loss(outputs, golden.sharp())
+    recorded = golden.recorded(name)
+    assert float(loss) == pytest.approx(float(recorded["loss"]), rel=1e-5)
+    assert float(terms["content_loss"]) == pytest.approx(float(recorded["loss_content"]), rel=1e-5)
+    assert float(terms["frequency_loss"]) == pytest.approx(float(recorded["loss_freq"]), rel=1e-5)
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_frequency_loss_is_the_mean_over_the_full_spectrum(h, w):
+    restored, sharp = images(h, w), images(h, w, seed=1)
+    spectrum = np.fft.fft2(restored.astype(np.float64) - sharp, axes=(1, 2))
+    expected = (np.abs(spectrum.real) + np.abs(spectrum.imag)).mean() / 2
+    assert float(frequency_loss([restored], [sharp])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_scales_are_summed():
+    restored, sharp = images(8, 8), images(8, 8, seed=1)
+    one = content_loss([restored], [sharp])
+    assert float(content_loss([restored] * 3, [sharp] * 3)) == pytest.approx(3 * float(one))
+    assert float(one) == pytest.approx(np.abs(restored - sharp).mean())
+
+
+def test_l2_is_a_choice_and_anything_else_an_error():
+    restored, sharp = images(8, 8), images(8, 8, seed=1)
+    squared = content_loss([restored], [sharp], "l2")
+    assert float(squared) == pytest.approx(np.square(restored - sharp).mean())
+    with pytest.raises(ValueError, match="unknown content loss 'l3'"):
+        content_loss([restored], [sharp], "l3")
+
+
+def test_weight_of_the_frequency_loss():
+    restored, sharp = multi_scale_targets(images(8, 8)), images(8, 8, seed=1)
+    loss, terms = mimo_unet_loss(restored, sharp, frequency_weight=0.0)
+    assert float(loss) == float(terms["content_loss"])
+
+
+def test_losses_are_float32_for_a_bfloat16_network():
+    sharp = images(8, 8, seed=1)
+    restored = tuple(x.astype(jnp.bfloat16) for x in multi_scale_targets(images(8, 8)))
+    loss, terms = mimo_unet_loss(restored, sharp)
+    assert {x.dtype for x in (loss, *terms.values())} == {jnp.dtype(jnp.float32)}
+    exact = [np.asarray(x, np.float32) for x in restored]
+    assert float(loss) == pytest.approx(float(mimo_unet_loss(exact, sharp)[0]), rel=1e-6)
+
+
+def test_the_gradient_of_a_perfect_restoration_is_finite():
+    targets = multi_scale_targets(images(8, 8))
+    grads = jax.grad(lambda x: mimo_unet_loss(x, targets[0])[0])(targets)
+    assert all(np.isfinite(g).all() for g in grads)
