@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deblur_jax.config import Config, LossConfig, ModelConfig
-from deblur_jax.inference.restorer import Restorer
+from deblur_jax import Config, LossConfig, Restorer, model_config
 from deblur_jax.models import initialize
-from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated
-from deblur_jax.runtime.memory import keep_freed_memory, use_all_cores
+from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated, use_all_cores
+from deblur_jax.runtime.memory import keep_freed_memory
 from deblur_jax.training.losses import make_loss
 from deblur_jax.training.optimizer import make_optimizer
 from deblur_jax.training.step import init_state, make_train_step
@@ -30,9 +29,9 @@ def make(network: str, what: str, shape: Sequence[int]) -> Callable[[], None]:
 
 
 def _inference(network, batch, height, width):
-    config = Config(model=ModelConfig(name=network))
-    _, params = initialize(config.model, seed=0)
-    restorer = Restorer(config, params, precision=None)
+    model = model_config(network)
+    _, params = initialize(model, seed=0)
+    restorer = Restorer(model, params, precision=None)
     images = jax.device_put(_images(batch, height, width))
     return lambda: jax.block_until_ready(restorer.restore_fn(restorer.params, images))
 
@@ -41,7 +40,7 @@ def _training(network, batch, height, width):
     keep_freed_memory()
     use_all_cores()
     loss = LossConfig(name="squared_error" if network == "svrnn" else "mimo_unet")
-    config = Config(model=ModelConfig(name=network), loss=loss, batch_size=batch)
+    config = Config(model=model_config(network), loss=loss, batch_size=batch)
     graphdef, params = initialize(config.model, seed=0)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     mesh = data_mesh(batch)

@@ -12,8 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from deblur_jax import Restorer
-from deblur_jax.config import Config, ModelConfig
+from deblur_jax import Restorer, model_config
 from deblur_jax.models import initialize
 
 _WHOLE, _LARGE = (720, 1280), (4000, 6000)
@@ -43,9 +42,9 @@ def _in_a_process(network, size):
 
 def _measure(network, size):
     """Seconds, and the peak of memory in bytes."""
-    config = Config(model=ModelConfig(name=network))
-    _, params = initialize(config.model, seed=0)
-    restore = Restorer(config, params)
+    model = model_config(network)
+    _, params = initialize(model, seed=0)
+    restore = Restorer(model, params)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     if size == _WHOLE:
         restore(image)

@@ -24,8 +24,7 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-from deblur_jax.config import Config, ModelConfig
-from deblur_jax.inference.restorer import Restorer
+from deblur_jax import Restorer, model_config
 from deblur_jax.models import initialize
 from deblur_jax.runtime.operations import multiply_accumulates
 
@@ -219,10 +218,10 @@ def _print_share_of_floor() -> None:
         rates += [2 * 9 * h * w * c**2 / of.again() for (h, w, c), of in convolutions.items()]
     for worker in (network, *convolutions.values()):
         worker.end()
-    config = Config(model=ModelConfig(name="svrnn"))
-    _, params = initialize(config.model, seed=0)
+    model = model_config("svrnn")
+    _, params = initialize(model, seed=0)
     image = jax.ShapeDtypeStruct((1, 720, 1280, 3), jnp.float32)
-    operations = 2 * multiply_accumulates(Restorer(config, params).pure_fn, params, image)
+    operations = 2 * multiply_accumulates(Restorer(model, params).pure_fn, params, image)
     floor = operations / max(rates)
     print(
         f"\nSVRNN's {operations / 1e9:.0f} GFLOP at the best convolution's "

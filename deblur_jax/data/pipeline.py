@@ -1,6 +1,7 @@
 """Batches of training patches: the batch of a step depends on (seed, step) alone."""
 
 import functools
+import pickle
 from collections.abc import Generator
 
 import grain
@@ -9,6 +10,7 @@ from absl import flags
 
 from deblur_jax.data.sources import CachedPairs, PairSource
 from deblur_jax.data.transforms import random_patch
+from deblur_jax.extensions import load_extensions
 
 _BATCHES_AHEAD = 8
 _READ_THREADS = 4
@@ -48,7 +50,7 @@ def training_batches(
     """
     cached = CachedPairs(source, cache_gib * _GIB / max(1, num_workers))
     patches = (
-        grain.MapDataset.source(cached)
+        grain.MapDataset.source(WorkerSource(cached))
         .seed(seed)
         .shuffle()
         .repeat(None)
@@ -70,6 +72,30 @@ def training_batches(
         yield from map(_copied, iterator)
     finally:
         iterator.close()
+
+
+class WorkerSource:
+    """A source that brings the user's modules along to the processes that read it.
+
+    Args:
+        source: the pairs, perhaps of a class of such a module.
+    """
+
+    def __init__(self, source: PairSource):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._source[index]
+
+    def __getstate__(self) -> bytes:
+        return pickle.dumps(self._source)
+
+    def __setstate__(self, pickled: bytes) -> None:
+        load_extensions()
+        self._source = pickle.loads(pickled)
 
 
 def _patch(

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.pipeline import training_batches
 from deblur_jax.data.transforms import augmented_patch, random_patch
+from deblur_jax.extensions import VARIABLE, name_extensions
 
 
 class Numbered:
@@ -37,6 +40,26 @@ def assert_equal(a, b):
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x["blurred"], y["blurred"])
         np.testing.assert_array_equal(x["sharp"], y["sharp"])
+
+
+def test_workers_import_the_modules_of_the_user(tmp_path, monkeypatch):
+    """The class of the source is in a file that only ``--import`` names."""
+    monkeypatch.setenv(VARIABLE, "")
+    file = tmp_path / "own_source.py"
+    file.write_text(
+        "import numpy as np\n"
+        "class Own:\n"
+        "    names = ['a', 'b']\n"
+        "    def __len__(self):\n"
+        "        return 2\n"
+        "    def __getitem__(self, index):\n"
+        "        image = np.full((9, 9, 3), 10 + index, np.uint8)\n"
+        "        return {'blurred': image, 'sharp': image}\n"
+    )
+    name_extensions([str(file)])
+    source = sys.modules["own_source"].Own()
+    (batch,) = take(1, source, num_workers=1)
+    assert set(np.unique(batch["blurred"])) <= {10, 11}
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -112,7 +135,7 @@ def test_augmentation_does_the_same_to_both_images():
         np.testing.assert_array_equal(patch["blurred"], patch["sharp"])
 
 
-def test_augmentation_turns_mirrors_rescales_and_permutes_colours():
+def test_augmentation_rotates_mirrors_rescales_and_permutes_colours():
     rows, columns = np.mgrid[0:60, 0:60]
     image = np.stack([rows, 100 + columns, np.full_like(rows, 240)], -1).astype(np.uint8)
     seen, scales = set(), []

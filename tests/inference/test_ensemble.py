@@ -10,7 +10,7 @@ IMAGES = np.random.default_rng(0).random((2, 6, 10, 3), np.float32)
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
-def test_copies_are_turned_back(name):
+def test_copies_are_rotated_back(name):
     identity = with_ensemble(lambda params, x: x, name)
     np.testing.assert_allclose(identity(None, IMAGES), IMAGES, atol=1e-6)
 

@@ -46,7 +46,7 @@ def test_a_change_above_is_felt_beyond_what_windows_overlap(network):
     assert felt > 5 * 1e-5 * np.abs(restored).max()
 
 
-def test_the_restorer_takes_strips_where_it_is_told_to(network):
+def test_the_restorer_takes_strips_of_a_given_height(network):
     model, _, params = network
     image = np.random.default_rng(0).random((203, 21, 3), np.float32)
     whole, strips = (

@@ -1,0 +1,56 @@
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, run_command
+
+sys.path.append(str(ROOT / "docs"))
+
+FOLDERS = (ROOT, ROOT / "docs", ROOT / "benchmarks")
+PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.md"))
+
+
+@pytest.fixture
+def rooms():
+    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs/rooms.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_file_of_the_package_is_in_the_contributors_page(rooms):
+    text = (ROOT / "docs/contributing.md").read_text()
+    assert "\n".join(rooms.lines()) in text, "print the table anew: python docs/rooms.py"
+    for file in rooms.PACKAGE.rglob("*.py"):
+        name = str(file.relative_to(rooms.PACKAGE))
+        room = name.removesuffix("/__init__.py")
+        assert f"`{name}`" in text or f"`{room}/`" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_network_of_the_docs_trains(tmp_path):
+    """The file as it stands in the page, for two steps."""
+    text = (ROOT / "docs/networks.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_net\.py\n.*?)```", text, re.DOTALL)
+    file = tmp_path / "my_net.py"
+    file.write_text(code)
+    words = ("--import", file, "--config", file, "--workdir", tmp_path / "run")
+    fields = ("--config.num_steps=2", "--config.model.channels=12", "--config.data.length=4")
+    result = run_command("train", *words, *fields, "--config.data.validation_limit=1")
+    assert result.returncode == 0, result.stderr
+    assert "trained 2 steps" in result.stdout
+
+
+def test_the_configs_say_their_command_hardware_and_expectation():
+    for file in sorted(Path(ROOT / "configs").glob("*.py")):
+        head = file.read_text().split('"""')[1]
+        for word in ("train.py --config", "Hardware:", "Expected:"):
+            assert word in head, f"{file.name}: {word}"
