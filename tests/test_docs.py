@@ -6,8 +6,6 @@ import pytest
 
 from tests.commands import ROOT, run_command
 
-sys.path.append(str(ROOT / "docs"))
-
 FOLDERS = (ROOT, ROOT / "docs", ROOT / "benchmarks")
 PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.md"))
 
