@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ def one_line_errors() -> Iterator[None]:
     """
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _print_of_main_thread
+    warnings.showwarning = _print_warning
     threading.excepthook = _print_one_line
     try:
         yield
@@ -34,6 +36,12 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Not sys.exit: the tasks that a failed save leaves behind would bury the line.
         os._exit(1)
+
+
+def _print_warning(message: Warning | str, *place: Any, **more: Any) -> None:
+    """One line, without the place in the source."""
+    del place, more
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _print_of_main_thread(unraisable: Any) -> None:

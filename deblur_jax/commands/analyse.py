@@ -93,7 +93,7 @@ def _receptive_fields(
     networks: dict[str, Weights], image: np.ndarray, out: epath.Path
 ) -> dict[str, dict[str, float]]:
     fields = {}
-    for name, (model, _, params) in networks.items():
+    for name, (model, _, params, _) in networks.items():
         fields[name] = effective_receptive_field(model, params, image)
         if isinstance(model, SVRNNConfig):
             alone = f"{name}, without recurrences"
@@ -103,7 +103,7 @@ def _receptive_fields(
 
 
 def _gates(networks: dict[str, Weights], image: np.ndarray, out: epath.Path) -> None:
-    for name, (model, _, params) in networks.items():
+    for name, (model, _, params, _) in networks.items():
         if isinstance(model, SVRNNConfig):
             figure = figures.gates_figure(gate_maps(model, params, image), image)
             figures.save(figure, out / f"gates_{name.replace(' ', '_')}.png")

@@ -7,6 +7,7 @@ from etils import epath
 
 from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
+from deblur_jax.errors import UserError
 from deblur_jax.evaluation.evaluate import evaluate
 from deblur_jax.evaluation.metrics import MODES
 from deblur_jax.evaluation.protocols import PROTOCOLS
@@ -15,6 +16,10 @@ from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.runtime import processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
+
+
+class EvaluationError(UserError, RuntimeError):
+    """Some images have no result."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -94,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     described = {
         "protocol": args.protocol,
         "weights": args.weights,
+        "digest": restorer.digest,
         "model": restorer.model.name,
         "data": data,
         "split": args.split,
@@ -108,11 +114,18 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.json:
         print(to_json(summary), end="")
-        return
-    print(table(summary))
-    print()
-    print(markdown(summary), end="")
-    print(f"report.html, results.json, restored/ and more are in {out}")
+    else:
+        print(table(summary))
+        print()
+        print(markdown(summary), end="")
+        print(f"report.html, results.json, restored/ and more are in {out}")
+    if summary["failed"]:
+        first = summary["failed"][0]
+        count = len(summary["failed"])
+        raise EvaluationError(
+            f"{count} of {count + summary['count']} images have no result: {first['name']}: "
+            f"{first['reason']}" + (f" (and {count - 1} more)" if count > 1 else "")
+        )
 
 
 def _default_out(weights: str) -> epath.Path:

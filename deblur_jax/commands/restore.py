@@ -11,8 +11,8 @@ from deblur_jax.data.folder import images_below
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import ImageError, read_image, read_upright_size, write_image
 from deblur_jax.inference.ensemble import ENSEMBLES
-from deblur_jax.inference.restorer import Restorer
-from deblur_jax.runtime.files import make_folder
+from deblur_jax.inference.restorer import RestorationError, Restorer
+from deblur_jax.runtime.files import FolderError, make_folder
 from deblur_jax.runtime.progress import progress_bar
 
 _MAX_COMPILATIONS = 4
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         tile=args.tile,
         overlap=args.overlap,
     )
-    failures = []
+    failures: list[UserError] = []
 
     readable = []
     for source, target in jobs:
@@ -91,7 +91,9 @@ def run(args: argparse.Namespace) -> None:
     for source, target, _ in progress_bar(readable, desc="restoring", unit="image"):
         try:
             _restore(restorer, source, target)
-        except ImageError as error:
+        except RestorationError as error:
+            failures.append(RestorationError(f"{source}: {error}"))
+        except (ImageError, FolderError) as error:
             failures.append(error)
 
     print(f"{len(jobs) - len(failures)} of {len(jobs)} images restored: {args.out}")

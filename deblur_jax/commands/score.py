@@ -11,7 +11,8 @@ from etils import epath
 from deblur_jax.data.folder import images_below
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
-from deblur_jax.evaluation.report import to_json
+from deblur_jax.evaluation.means import finite_mean
+from deblur_jax.evaluation.report import remarks, to_json
 from deblur_jax.images.files import read_rgb
 from deblur_jax.runtime.progress import progress_bar
 
@@ -41,11 +42,13 @@ def run(args: argparse.Namespace) -> None:
         scored = threads.map(lambda files: _score(files[0], files[1], args.mode), pairs.values())
         bar = progress_bar(scored, desc="scoring", unit="image", total=len(pairs))
         scores = dict(zip(pairs, bar, strict=True))
+    psnr = finite_mean(score.psnr for score in scores.values())
     summary = {
         "mode": args.mode,
         "count": len(scores),
-        "psnr": float(np.mean([score.psnr for score in scores.values()])),
-        "ssim": float(np.mean([score.ssim for score in scores.values()])),
+        "psnr": psnr.value,
+        "ssim": finite_mean(score.ssim for score in scores.values()).value,
+        "infinite": {"psnr": psnr.infinite} if psnr.infinite else {},
         "not_aligned": sum(not score.aligned for score in scores.values()),
         "per_image": [{"name": name, **score._asdict()} for name, score in scores.items()],
     }
@@ -96,4 +99,5 @@ def _table(summary: dict) -> str:
         f"mean of {summary['count']}, mode {summary['mode']}: {summary['psnr']:.2f} dB, "
         f"SSIM {summary['ssim']:.4f}"
     )
+    lines += remarks(summary)
     return "\n".join(lines) + "\n"

@@ -2,6 +2,8 @@
 
 import collections
 import concurrent.futures
+import dataclasses
+import json
 import os
 import statistics
 import time
@@ -18,7 +20,7 @@ from deblur_jax.evaluation import metrics, report
 from deblur_jax.evaluation.alignment import opencv
 from deblur_jax.images.files import StoredImage, write_image
 from deblur_jax.inference.devices import ParallelRestorer
-from deblur_jax.inference.restorer import Restorer
+from deblur_jax.inference.restorer import NOT_FINITE, Restorer
 from deblur_jax.models import count_params
 from deblur_jax.runtime.files import PathLike, make_folder
 from deblur_jax.runtime.operations import multiply_accumulates
@@ -79,23 +81,32 @@ def evaluate(
     process, processes = jax.process_index(), jax.process_count()
     share = range(process, len(pairs), processes)
     parallel = ParallelRestorer(restorer, _devices(num_devices))
-    rows = _evaluate_share(parallel, pairs, share, folder, mode)
+    results = _evaluate_share(parallel, pairs, share, folder, mode)
+    rows = [one for one in results if isinstance(one, report.Row)]
+    failures = [one for one in results if isinstance(one, report.Failure)]
     shares = folder / _SHARES
     make_folder(shares)
-    report.write_json(shares / f"{process}.json", [row.to_dict() for row in rows])
+    share_of_results = {
+        "rows": [row.to_dict() for row in rows],
+        "failures": [dataclasses.asdict(failure) for failure in failures],
+    }
+    (shares / f"{process}.json").write_text(json.dumps(share_of_results))
     speed = measure_speed(restorer, _commonest_size(rows)) if process == 0 else None
     wait_for_all("evaluated")
     if process != 0:
         return None
 
-    rows = []
+    rows, failures = [], []
     for index in range(processes):
-        rows += [report.Row(**row) for row in report.read_json(shares / f"{index}.json")]
+        of_process = json.loads((shares / f"{index}.json").read_text())
+        rows += [report.Row(**row) for row in of_process["rows"]]
+        failures += [report.Failure(**failure) for failure in of_process["failures"]]
     shares.rmtree()
     rows.sort(key=lambda row: row.name)
+    failures.sort(key=lambda failure: failure.name)
     described |= {"mode": mode, "devices": parallel.num_devices * processes}
     described |= {"parameters": count_params(restorer.params), "speed": speed}
-    summary = report.summarize(rows, **described)
+    summary = report.summarize(rows, failures, **described)
     report.write_all(folder, summary, pairs)
     return summary
 
@@ -109,16 +120,17 @@ def _devices(count: int | None) -> list[jax.Device]:
 
 def _evaluate_share(
     parallel: ParallelRestorer, pairs: PairSource, share: range, out: epath.Path, mode: metrics.Mode
-) -> list[report.Row]:
+) -> list[report.Row | report.Failure]:
     """Reading, restoring and scoring at the same time: threads beside the devices."""
-    rows, workers = [], os.cpu_count() or 1
+    results: list[report.Row | report.Failure] = []
+    workers = os.cpu_count() or 1
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as threads,
         progress_bar(total=len(share), desc="evaluating", unit="image") as bar,
     ):
         jobs = _read_ahead(threads, pairs, share, _READ_AHEAD * parallel.num_devices)
         on_devices: collections.deque[tuple[list[_Job], jax.Array]] = collections.deque()
-        scoring: collections.deque[concurrent.futures.Future[report.Row]] = collections.deque()
+        scoring: collections.deque[concurrent.futures.Future] = collections.deque()
 
         def finish_restoring() -> None:
             batch, started = on_devices.popleft()
@@ -128,7 +140,7 @@ def _evaluate_share(
 
         def finish_scoring(left: int) -> None:
             while len(scoring) > left:
-                rows.append(scoring.popleft().result())
+                results.append(scoring.popleft().result())
                 bar.update()
 
         for batch in _batches_of_one_size(jobs, parallel.num_devices):
@@ -139,7 +151,7 @@ def _evaluate_share(
         while on_devices:
             finish_restoring()
         finish_scoring(left=0)
-    return rows
+    return results
 
 
 def _read_ahead(
@@ -170,7 +182,10 @@ def _batches_of_one_size(jobs: Iterator[_Job], batch_size: int) -> Iterator[list
 
 def _score_and_save(
     job: _Job, restored: np.ndarray, out: epath.Path, mode: metrics.Mode
-) -> report.Row:
+) -> report.Row | report.Failure:
+    if not np.isfinite(restored).all():
+        return report.Failure(job.name, NOT_FINITE)
+    restored = np.clip(restored, 0.0, 1.0)
     try:
         before, sharp = metrics.best_score(job.blurred, job.sharp, mode)
         after, sharp = metrics.best_score(restored, job.sharp, mode)

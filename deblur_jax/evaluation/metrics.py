@@ -67,7 +67,8 @@ def score(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> Score:
         mode: see the module.
 
     Raises:
-        MetricError: for two sizes, or one that is too small for the mode.
+        MetricError: for two sizes, one that is too small for the mode, or values that are not
+            finite.
         AlignmentError: in mode ``realblur``, without OpenCV.
     """
     if mode not in MODES:
@@ -79,6 +80,10 @@ def score(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> Score:
         raise MetricError(
             f"mode {mode} needs images of at least {_MIN_SIDE}x{_MIN_SIDE}, got {width}x{height}"
         )
+    if not (np.isfinite(restored).all() and np.isfinite(sharp).all()):
+        raise MetricError("an image holds numbers that are not finite")
+    if _are_equal(restored, sharp, mode):
+        return Score(math.inf, 1.0)
     if mode == "realblur":
         return _score_aligned(restored, sharp)
     psnr, ssim = _scores(jnp.asarray(restored), jnp.asarray(sharp), mode)
@@ -110,6 +115,13 @@ def best_score(
         scored.append((score(restored, truth, mode), truth))
     best, nearest = max(scored, key=lambda pair: pair[0].psnr)
     return best._replace(ssim=max(one.ssim for one, _ in scored)), nearest
+
+
+def _are_equal(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> bool:
+    """Whether a mode sees no difference, decided before anything is computed that rounds."""
+    if mode == "float":
+        return np.array_equal(np.clip(restored, 0.0, 1.0), sharp)
+    return np.array_equal(_rounded(restored, np), _rounded(sharp, np))
 
 
 def _score_aligned(restored: Any, sharp: Any) -> Score:

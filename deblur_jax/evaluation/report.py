@@ -13,12 +13,24 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from deblur_jax.data import PairSource
+from deblur_jax.evaluation.means import finite_mean
 from deblur_jax.evaluation.protocols import PROTOCOLS
 from deblur_jax.evaluation.report_page import page
 from deblur_jax.images.files import to_uint8
 
 _CAPTION_HEIGHT = 22
-_NAMED = ("weights", "data", "split", "mode", "ensemble", "ema", "dtype", "precision", "devices")
+_NAMED = (
+    "weights",
+    "digest",
+    "data",
+    "split",
+    "mode",
+    "ensemble",
+    "ema",
+    "dtype",
+    "precision",
+    "devices",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Row:
 
     @property
     def gain(self) -> float:
-        """In dB; 0 where both are infinite."""
+        """In dB; 0 where both are infinite, infinite where one is."""
         return 0.0 if self.psnr == self.psnr_blurred else self.psnr - self.psnr_blurred
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,21 +57,36 @@ class Row:
         return dataclasses.asdict(self)
 
 
-def summarize(rows: Sequence[Row], **described: Any) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An image without a result: it has no part in any mean."""
+
+    name: str
+    reason: str
+
+
+def summarize(
+    rows: Sequence[Row], failures: Sequence[Failure] = (), **described: Any
+) -> dict[str, Any]:
     """The means over images and the rows, as one JSON object.
+
+    A mean is that of the finite values; ``infinite`` counts the others, by the name of the mean.
 
     Args:
         rows: one per image.
+        failures: images without a result.
         **described: what else the reader should know: weights, data, mode, precision.
     """
     means = {
-        key: float(np.mean([getattr(row, key) for row in rows]))
+        key: finite_mean(getattr(row, key) for row in rows)
         for key in ("psnr", "ssim", "psnr_blurred", "ssim_blurred", "gain")
     }
     return {
         **described,
         "count": len(rows),
-        **means,
+        **{key: mean.value for key, mean in means.items()},
+        "infinite": {key: mean.infinite for key, mean in means.items() if mean.infinite},
+        "failed": [dataclasses.asdict(failure) for failure in failures],
         "not_aligned": sum(not row.aligned for row in rows),
         "per_image": [{**row.to_dict(), "gain": row.gain} for row in rows],
     }
@@ -83,10 +110,19 @@ def table(summary: dict[str, Any]) -> str:
         f"{row['gain']:+6.2f}  {row['ssim']:6.4f}"
         for row in rows
     ]
-    lines = [heading, *lines[:-1], "-" * len(heading), lines[-1]]
+    lines = [heading, *lines[:-1], "-" * len(heading), lines[-1], *remarks(summary)]
     if summary["not_aligned"]:
         lines.append(f"not aligned, compared as they are: {summary['not_aligned']}")
     return "\n".join(lines)
+
+
+def remarks(summary: dict[str, Any]) -> list[str]:
+    """What the means leave out, a line for each."""
+    words = {"psnr": "restored", "psnr_blurred": "blurred", "gain": "gain"}
+    return [
+        f"infinite, so left out of the mean ({words.get(key, key)}): {count} of {summary['count']}"
+        for key, count in summary.get("infinite", {}).items()
+    ] + [f"without a result: {one['name']}: {one['reason']}" for one in summary.get("failed", [])]
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -110,6 +146,7 @@ def markdown(summary: dict[str, Any]) -> str:
         for row in protocol.published
     ]
     lines += ["", *(f"- {key}: {value}" for key, value in facts(summary).items())]
+    lines += [f"- {remark}" for remark in remarks(summary)]
     return "\n".join(lines) + "\n"
 
 
@@ -178,22 +215,9 @@ def write_json(path: epath.Path, value: Any) -> None:
     path.write_text(to_json(value))
 
 
-def read_json(path: epath.Path) -> Any:
-    """What ``write_json`` wrote; null reads as an infinite number."""
-    return _infinite(json.loads(path.read_text()))
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _infinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _infinite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_infinite(inner) for inner in value]
-    return math.inf if value is None else value

@@ -37,7 +37,9 @@ def page(
         restored: the folder of the restored images.
     """
     rows = sorted(summary["per_image"], key=lambda row: row["gain"])
-    chosen = {"Best": rows[-1], "Median": rows[len(rows) // 2], "Worst": rows[0]}
+    chosen = {}
+    if rows:
+        chosen = {"Best": rows[-1], "Median": rows[len(rows) // 2], "Worst": rows[0]}
     indices = {name: index for index, name in enumerate(pairs.names)}
     images = [
         _shown(title, row, pairs[indices[row["name"]]], restored) for title, row in chosen.items()

@@ -39,7 +39,7 @@ class ParallelRestorer:
         return self._restore(self._restorer.params, self._restorer.padded(batch)[:, None])
 
     def finish(self, started: jax.Array, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The restored images of ``start``: (h, w, 3) float32 each, clipped to [0, 1]."""
-        restored = np.clip(np.asarray(started)[: len(images), 0], 0.0, 1.0)
+        """The restored images of ``start``: (h, w, 3) float32 each, not clipped."""
+        restored = np.asarray(started)[: len(images), 0]
         height, width = images[0].shape[:2]
         return list(restored[:, :height, :width])

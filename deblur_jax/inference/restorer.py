@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from deblur_jax.config import ConfigError
+from deblur_jax.errors import UserError
 from deblur_jax.inference.ensemble import with_ensemble
 from deblur_jax.inference.strips import StripRestorer
 from deblur_jax.inference.tiles import Size, TileRestorer
@@ -22,6 +23,13 @@ from deblur_jax.weights.load import load_weights
 
 _LARGEST_WHOLE = 2_000_000
 """Pixels. A larger image is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
+
+
+NOT_FINITE = "the network's output holds numbers that are not finite"
+
+
+class RestorationError(UserError, ArithmeticError):
+    """The network has no result for an image."""
 
 
 def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], jax.Array]:
@@ -68,7 +76,10 @@ class Restorer:
         model: the config of the network.
         compute: how it is computed.
         device: where it runs.
+        digest: of the weights, where they were loaded; else None.
     """
+
+    digest: str | None = None
 
     def __init__(
         self,
@@ -119,7 +130,9 @@ class Restorer:
         """
         weights = load_weights(path, device=options.get("device"), ema=ema)
         compute = dataclasses.replace(weights.compute, backend=backend)
-        return cls(weights.model, weights.params, compute=compute, **options)
+        restorer = cls(weights.model, weights.params, compute=compute, **options)
+        restorer.digest = weights.digest.all
+        return restorer
 
     def _abstract(self, compute: ComputeConfig) -> Any:
         return abstract_model(self.model, compute=compute, platform=self.device.platform)
@@ -183,6 +196,7 @@ class Restorer:
 
         Raises:
             ValueError: for an array of another shape or dtype.
+            RestorationError: if the network's output is not finite.
         """
         image = np.asarray(image)
         values, limit = _as_float(image)
@@ -192,7 +206,10 @@ class Restorer:
         colour = pixels[..., : channels - has_alpha]
 
         rgb = np.repeat(colour, 3, axis=-1) if is_grey else colour
-        restored = np.clip(self._restore_rgb(rgb), 0.0, 1.0)
+        restored = self._restore_rgb(rgb)
+        if not np.isfinite(restored).all():
+            raise RestorationError(NOT_FINITE)
+        restored = np.clip(restored, 0.0, 1.0)
         if is_grey:
             restored = restored.mean(-1, keepdims=True)
         if has_alpha:

@@ -19,16 +19,16 @@ from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import (
     BEST_METRIC,
     CHECKPOINTS,
-    CONFIG,
     EMA,
     OPTIMIZER,
     PARAMS,
     best_step,
-    describe,
+    check_digest,
     errors_naming,
     first_line,
     open_manager,
     read_config,
+    save_arguments,
 )
 
 
@@ -77,6 +77,8 @@ class Checkpoints:
                 f"{self._folder / str(step)}: damaged, or of another network{advice} "
                 f"({first_line(error)})"
             ) from error
+        for name in wanted:
+            check_digest(self._folder / str(step), name, restored[name])
         optimizer, ema = restored[OPTIMIZER], None
         if template.ema is not None:
             # A run that kept no average until now begins it with its parameters.
@@ -98,10 +100,7 @@ class Checkpoints:
         trees = {PARAMS: state.params, OPTIMIZER: _optimizer_item(state)}
         if state.ema is not None:
             trees[EMA] = state.ema
-        items = ocp.args.Composite(
-            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-            **{CONFIG: ocp.args.JsonSave(describe(self._config.stored()))},
-        )
+        items = save_arguments(trees, self._config.stored())
         metrics = None if validation_psnr is None else {BEST_METRIC: validation_psnr}
         with errors_naming(self._folder):
             self._manager.save(step, args=items, metrics=metrics, force=True)

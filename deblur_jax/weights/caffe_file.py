@@ -16,6 +16,7 @@ from deblur_jax.weights.errors import WeightFileError, read_weight_file
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "deblur_jax.caffe"
+_MOST_DIMENSIONS = 32
 # Message: (field, number, repeated, type, packed); a type in quotes is another message.
 _MESSAGES = {
     "BlobShape": [("dim", 1, True, _FIELD.TYPE_INT64)],
@@ -29,17 +30,17 @@ _MESSAGES = {
         ("double_data", 8, True, _FIELD.TYPE_DOUBLE),
     ],
     "LayerParameter": [
-        ("name", 1, False, _FIELD.TYPE_STRING),
-        ("type", 2, False, _FIELD.TYPE_STRING),
+        ("name", 1, False, _FIELD.TYPE_BYTES),
+        ("type", 2, False, _FIELD.TYPE_BYTES),
         ("blobs", 7, True, "BlobProto"),
     ],
     "V1LayerParameter": [
-        ("name", 4, False, _FIELD.TYPE_STRING),
+        ("name", 4, False, _FIELD.TYPE_BYTES),
         ("type", 5, False, _FIELD.TYPE_INT32),
         ("blobs", 6, True, "BlobProto"),
     ],
     "NetParameter": [
-        ("name", 1, False, _FIELD.TYPE_STRING),
+        ("name", 1, False, _FIELD.TYPE_BYTES),
         ("layers", 2, True, "V1LayerParameter"),
         ("layer", 100, True, "LayerParameter"),
     ],
@@ -98,7 +99,7 @@ def read_caffe_file(path: epath.PathLike) -> list[Layer]:
             f"{path}: not a Caffe weight file, or truncated ({error}); is the download complete?"
         ) from None
     layers = [
-        Layer(layer.name, str(layer.type), layer.blobs, path)
+        Layer(_text(layer.name), _text(layer.type), layer.blobs, path)
         for layer in (*net.layer, *net.layers)
         if layer.blobs
     ]
@@ -114,11 +115,18 @@ def net_parameter() -> message.Message:
     )()
 
 
+def _text(name: bytes | int) -> str:
+    """A name as the file has it; bytes that are no text are shown as such."""
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
+
+
 def _array(path: epath.Path, name: str, blob: message.Message) -> np.ndarray:
     if blob.HasField("shape"):
         shape = tuple(blob.shape.dim)
     else:
         shape = (blob.num, blob.channels, blob.height, blob.width)
+    if len(shape) > _MOST_DIMENSIONS:
+        raise WeightFileError(f"{path}: layer {name} has an array of {len(shape)} dimensions")
     values = np.asarray(blob.data or blob.double_data, np.float32)
     if min(shape, default=1) < 0 or values.size != math.prod(shape):
         raise WeightFileError(

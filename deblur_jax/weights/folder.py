@@ -1,16 +1,19 @@
 """What a weights folder is, and how it is found, written and read.
 
-A weights folder describes itself: it holds the Orbax items ``params`` and ``config``. A checkpoint
+A weights folder describes itself: it holds the Orbax items ``params`` and ``config``, and the item
+``digest`` by which damage to either is found. A checkpoint
 of a training run is the same plus ``optimizer`` and, where one is kept, ``ema``, in
 ``WORKDIR/checkpoints/STEP``. So a checkpoint, or the workdir itself, may be named wherever weights
 are wanted.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
@@ -19,11 +22,18 @@ from orbax.checkpoint import checkpoint_managers
 from deblur_jax.config import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
 from deblur_jax.runtime.files import PathLike
+from deblur_jax.weights.digest import (
+    Digest,
+    differing,
+    digest_of,
+    digest_of_config,
+    name_of,
+)
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.versions import SCHEMA_VERSION, migrated
 
 CHECKPOINTS = "checkpoints"
-PARAMS, EMA, OPTIMIZER, CONFIG = "params", "ema", "optimizer", "config"
+PARAMS, EMA, OPTIMIZER, CONFIG, DIGEST = "params", "ema", "optimizer", "config", "digest"
 """Names of the Orbax items."""
 BEST_METRIC = "validation_psnr"
 
@@ -35,11 +45,13 @@ class Weights(NamedTuple):
         model: the config of the network.
         compute: how it was computed when it was trained.
         params: its parameters.
+        digest: of the parameters; its ``all`` identifies them.
     """
 
     model: NetworkConfig
     compute: ComputeConfig
     params: nnx.State
+    digest: Digest
 
 
 def describe(config: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +61,23 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
         config: nested dicts of JSON values, with ``model`` and ``compute`` at least.
     """
     return {"schema_version": SCHEMA_VERSION, "config": config}
+
+
+def save_arguments(trees: dict[str, Any], config: dict[str, Any]) -> ocp.args.Composite:
+    """What Orbax is to save: trees of arrays by item, a configuration, and the digest of all.
+
+    Args:
+        trees: by the names of their items.
+        config: as of ``describe``.
+    """
+    digest = {name: digest_of(tree).to_dict() for name, tree in trees.items()}
+    return ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+        **{
+            CONFIG: ocp.args.JsonSave(describe(config)),
+            DIGEST: ocp.args.JsonSave({**digest, CONFIG: digest_of_config(config)}),
+        },
+    )
 
 
 def save_weights(
@@ -79,12 +108,7 @@ def save_weights(
         "model": model.to_dict(),
         "compute": (compute or ComputeConfig()).to_dict(),
     }
-    items = ocp.args.Composite(
-        **{
-            PARAMS: ocp.args.StandardSave(params),
-            CONFIG: ocp.args.JsonSave(describe(config)),
-        }
-    )
+    items = save_arguments({PARAMS: params}, config)
     with errors_naming(target), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
         saver.save(target, args=items)
 
@@ -98,7 +122,7 @@ def find_weights(path: PathLike) -> epath.Path:
         CheckpointError: if there are no weights.
     """
     folder = epath.Path(path).absolute()
-    if (folder / PARAMS).exists() and (folder / CONFIG).exists():
+    if (folder / PARAMS).exists() or (folder / CONFIG).exists():
         return folder
     checkpoints = folder if folder.name == CHECKPOINTS else folder / CHECKPOINTS
     if not checkpoints.exists():
@@ -121,21 +145,78 @@ def read_config(folder: PathLike) -> dict[str, Any]:
         CheckpointError: if it is damaged, or of a later version of this package.
     """
     folder = epath.Path(folder).absolute()
-    # Orbax reads what it wrote: other files may lie beside it, and folders have no order.
-    items = ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()})
+    stored = _read_json(folder, CONFIG, "its configuration")
+    digest = read_digests(folder)
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            described = migrated(reader.restore(folder, args=items)[CONFIG])
+        if digest is not None and digest[CONFIG] != digest_of_config(stored["config"]):
+            raise ValueError("it is not what was written")
+        described = migrated(stored)
         version, config = described["schema_version"], described["config"]
         if version > SCHEMA_VERSION:
             raise CheckpointError(f"{folder}: made by a later version of deblur_jax; upgrade it")
         if not isinstance(config["model"], dict):
             raise TypeError("its section model is no object")
         return config
-    except (KeyError, OSError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: its configuration is damaged ({first_line(error)})"
         ) from error
+
+
+def read_digests(folder: epath.Path) -> dict[str, Any] | None:
+    """The digests of a weights folder, by item; None for one that was written without them.
+
+    Raises:
+        CheckpointError: if they are damaged.
+    """
+    if not (folder / DIGEST).exists():
+        return None
+    digests = _read_json(folder, DIGEST, "the digest of its arrays")
+    well_formed = isinstance(digests, dict) and isinstance(digests.get(CONFIG), str)
+    for name, digest in digests.items() if well_formed else ():
+        if name != CONFIG:
+            well_formed &= isinstance(digest, dict) and isinstance(digest.get("arrays"), dict)
+    if not well_formed:
+        raise CheckpointError(f"{folder}: the digest of its arrays is damaged")
+    return digests
+
+
+def check_digest(folder: epath.Path, item: str, tree: Any) -> Digest:
+    """Compares arrays that were read with the digest that was written with them.
+
+    Args:
+        folder: a weights folder.
+        item: the name of the tree in it.
+        tree: what was read.
+
+    Returns:
+        The digest of what was read.
+
+    Raises:
+        CheckpointError: naming the folder and the array that differs.
+    """
+    read, stored = digest_of(tree), read_digests(folder)
+    if stored is not None:
+        wrong = differing(stored.get(item, {}).get("arrays", {}), read.arrays)
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise CheckpointError(
+                f"{folder}: the array {wrong[0]}{more} of {item} is damaged: it is not what was "
+                "written (SHA-256)"
+            )
+    return read
+
+
+def _read_json(folder: epath.Path, item: str, what: str) -> Any:
+    # Orbax reads what it wrote: other files may lie beside it, and folders have no order.
+    if not (folder / item).exists():
+        raise CheckpointError(f"{folder}: {what} is missing (the item {item!r})")
+    items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            return reader.restore(folder, args=items)[item]
+    except Exception as error:  # a damaged file can fail in any way
+        raise CheckpointError(f"{folder}: {what} is damaged ({first_line(error)})") from error
 
 
 def read_network(folder: PathLike) -> tuple[NetworkConfig, ComputeConfig]:
@@ -162,6 +243,8 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
         device: where the parameters go; the first one by default.
         ema: their moving average instead.
 
+    Weights that were written without digests, by version 1, come with a warning.
+
     Raises:
         CheckpointError: if there are no weights, or they are damaged.
     """
@@ -174,7 +257,11 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
     )
     name = EMA if ema else PARAMS
     if not (folder / name).exists():
-        raise CheckpointError(f"{folder}: keeps no moving average (config.ema_decay was not set)")
+        if ema:
+            raise CheckpointError(
+                f"{folder}: keeps no moving average (config.ema_decay was not set)"
+            )
+        raise CheckpointError(f"{folder}: its parameters are missing (the item {name!r})")
     items = ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract)})
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
@@ -182,7 +269,25 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
     except Exception as error:
         message = f"{folder}: its parameters are damaged ({first_line(error)})"
         raise CheckpointError(message) from error
-    return Weights(model, compute, params)
+    digest = check_digest(folder, name, params)
+    check_finite(folder, params)
+    if read_digests(folder) is None:
+        warnings.warn(
+            f"{folder}: was written without digests, so damage to it would not be noticed",
+            stacklevel=2,
+        )
+    return Weights(model, compute, params, digest)
+
+
+def check_finite(where: Any, params: nnx.State) -> None:
+    """Checks that parameters are numbers.
+
+    Raises:
+        CheckpointError: naming the first array that holds others.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise CheckpointError(f"{where}: {name_of(path)} holds numbers that are not finite")
 
 
 def open_manager(

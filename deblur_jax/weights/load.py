@@ -7,11 +7,11 @@ from etils import epath
 
 from deblur_jax.models import ComputeConfig, NetworkConfig, SVRNNConfig
 from deblur_jax.runtime.files import PathLike
+from deblur_jax.weights.digest import digest_of
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import Weights, read_weights
 from deblur_jax.weights.official import load_caffe, load_torch, torch_config
-
-_CAFFE_SUFFIX = ".caffemodel"
+from deblur_jax.weights.torch_file import is_torch_file
 
 
 def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool = False) -> Weights:
@@ -33,10 +33,11 @@ def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool 
     if ema:
         raise CheckpointError(f"{path}: an official file keeps no moving average")
     model: NetworkConfig
-    if file.suffix.lower() == _CAFFE_SUFFIX:
-        model = SVRNNConfig()
-        params = load_caffe(file, model)
-    else:
+    if is_torch_file(file):
         model = torch_config(file)
         params = load_torch(file, model)
-    return Weights(model, ComputeConfig(), jax.device_put(params, device or jax.local_devices()[0]))
+    else:
+        model = SVRNNConfig()
+        params = load_caffe(file, model)
+    placed = jax.device_put(params, device or jax.local_devices()[0])
+    return Weights(model, ComputeConfig(), placed, digest_of(params))

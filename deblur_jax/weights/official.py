@@ -49,6 +49,12 @@ _CONVOLUTIONS = {
     "SCM1.conv.main.0": ("scm_quarter", "merge"),
     "SCM2.conv.main.0": ("scm_half", "merge"),
 }
+_WRAPPERS = ("model", "params_ema", "params", "state_dict", "model_state_dict")
+"""Under these names training programs keep a state dict, the most wanted first."""
+_PARALLEL = "module."
+"""Before every name where the network was trained on several GPUs."""
+_COUNTERS = ("total_ops", "total_params")
+"""Buffers that profilers add to every layer."""
 _TRANSPOSED_CONVOLUTIONS = ("feat_extract.3.main.0", "feat_extract.4.main.0")
 _BLOCK_STACKS = {
     "Encoder.0": "encoder_full",
@@ -71,7 +77,8 @@ class _Target(NamedTuple):
 def load_torch(path: str | Path, config: MIMOUNetConfig) -> nnx.State:
     """Reads an official MIMO-UNet weight file, ``{"model": state_dict, ...}`` or a bare state dict.
 
-    Neither PyTorch nor the pickle's own code is needed: see ``torch_file.py``.
+    The checkpoints that the official training writes are read too, and files that wrap a state dict
+    otherwise. Neither PyTorch nor the pickle's own code is needed: see ``torch_file.py``.
 
     Args:
         path: the ``.pkl`` or ``.pth`` file, in PyTorch's zip or legacy format.
@@ -107,10 +114,18 @@ def torch_config(path: str | Path) -> MIMOUNetConfig:
 
 def _state_dict(path: str | Path) -> dict[str, np.ndarray]:
     content = read_torch_file(path)
-    state_dict = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict):
-        raise WeightFileError(f"{path}: holds no state dict, neither bare nor under 'model'")
-    return state_dict
+    wrapped = content if isinstance(content, dict) else {}
+    named = [wrapped[name] for name in _WRAPPERS if isinstance(wrapped.get(name), dict)]
+    state_dict = named[0] if named else content
+    if not isinstance(state_dict, dict) or not state_dict:
+        raise WeightFileError(
+            f"{path}: holds no state dict, neither bare nor under {', '.join(_WRAPPERS)}"
+        )
+    return {
+        str(name).removeprefix(_PARALLEL): array
+        for name, array in state_dict.items()
+        if str(name).rpartition(".")[2] not in _COUNTERS
+    }
 
 
 def params_from_state_dict(

@@ -14,7 +14,7 @@ from flax import nnx
 from deblur_jax.models import VGG16Config, abstract_model
 from deblur_jax.weights.caffe_file import Convolution, read_caffe_file
 from deblur_jax.weights.errors import WeightFileError
-from deblur_jax.weights.torch_file import read_torch_file
+from deblur_jax.weights.torch_file import is_torch_file, read_torch_file
 
 VGG_CONVOLUTIONS = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2")
 """VGG-16's own names of its first nine convolutions, without "conv"."""
@@ -43,8 +43,8 @@ def load_vgg16(path: str | Path, config: VGG16Config) -> nnx.State:
     Raises:
         WeightFileError: if the file can't be read, or is not VGG-16's.
     """
-    is_caffe = Path(path).suffix.lower() == ".caffemodel"
-    convolutions = _caffe_convolutions(path) if is_caffe else _torchvision_convolutions(path)
+    is_torch = is_torch_file(path)
+    convolutions = _torchvision_convolutions(path) if is_torch else _caffe_convolutions(path)
     params = {}
     for place, leaf in nnx.to_flat_state(nnx.state(abstract_model(config))):
         name, kind = str(place[0]), place[1]

@@ -100,8 +100,15 @@ def test_a_pair_that_is_equal_has_no_finite_score(make_pairs, tiny_weights, tmp_
     shutil.copy(root / "blur/equal.png", root / "sharp/equal.png")
     out = tmp_path / "out"
     summary = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), out)
-    assert summary["psnr_blurred"] == np.inf
-    assert json.loads((out / "results.json").read_text())["psnr_blurred"] is None
+    rows = {row["name"]: row for row in summary["per_image"]}
+    assert rows["equal"]["psnr_blurred"] == np.inf
+    assert summary["psnr_blurred"] == rows["other"]["psnr_blurred"]
+    assert summary["gain"] == rows["other"]["gain"]
+    assert summary["infinite"] == {"psnr_blurred": 1, "gain": 1}
+    stored = json.loads((out / "results.json").read_text())
+    assert stored["psnr_blurred"] == summary["psnr_blurred"]
+    assert [row["psnr_blurred"] is None for row in stored["per_image"]] == [True, False]
+    assert "left out of the mean (blurred): 1 of 2" in (out / "results.md").read_text()
     assert (out / "report.html").exists()
 
 

@@ -39,7 +39,7 @@ def test_an_official_caffe_file_is_svrnns(tmp_path):
     params = random_params("svrnn")
     net = net_parameter()
     for name, arrays in convolutions_from_params(params).items():
-        layer = net.layer.add(name=name, type="Convolution")
+        layer = net.layer.add(name=name.encode(), type=b"Convolution")
         for array in arrays:
             blob = layer.blobs.add()
             blob.shape.dim.extend(array.shape)

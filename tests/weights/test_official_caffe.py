@@ -19,7 +19,7 @@ TINY = SVRNNConfig(rnn_channels=4, guidance_channels=4)
 
 
 def add_layer(net, name, kind, *blobs):
-    layer = net.layer.add(name=name, type=kind)
+    layer = net.layer.add(name=name.encode(), type=kind.encode())
     for array in blobs:
         blob = layer.blobs.add()
         blob.shape.dim.extend(array.shape)
@@ -32,8 +32,8 @@ def tiny_net():
     params = nnx.state(build_model(TINY, rngs=nnx.Rngs(0)))
     named = svrnn_golden.by_official_name(params)
     net = net_parameter()
-    net.name = "tiny"
-    net.layer.add(name="input", type="Input")
+    net.name = b"tiny"
+    net.layer.add(name=b"input", type=b"Input")
     for name in svrnn_golden.CONVOLUTIONS:
         arrays = (named[f"{name}.weight"], named[f"{name}.bias"])
         add_layer(net, name, "Convolution", *arrays)
@@ -59,7 +59,7 @@ def test_every_array_comes_to_its_place(tiny_net, tmp_path):
 
 def test_the_legacy_shape_fields_are_read(tiny_net, tmp_path):
     net, _ = tiny_net
-    blob = next(layer for layer in net.layer if layer.name == "conve1_1").blobs[0]
+    blob = next(layer for layer in net.layer if layer.name == b"conve1_1").blobs[0]
     blob.num, blob.channels, blob.height, blob.width = blob.shape.dim
     blob.ClearField("shape")
     load_caffe(written(net, tmp_path), TINY)
@@ -79,7 +79,7 @@ def test_the_official_file_gives_the_official_output():
 
 
 def without(net, name):
-    kept = [layer for layer in net.layer if layer.name != name]
+    kept = [layer for layer in net.layer if layer.name != name.encode()]
     del net.layer[:]
     net.layer.extend(kept)
 
@@ -116,6 +116,20 @@ def test_every_array_is_accounted_for(tiny_net, tmp_path, change, message):
 def test_a_network_of_another_size_is_refused(tiny_net, tmp_path):
     with pytest.raises(WeightFileError, match=r"the kernel of conve1_1 has shape"):
         load_caffe(written(tiny_net[0], tmp_path), SVRNNConfig())
+
+
+def test_a_name_that_is_no_text_is_shown(tiny_net, tmp_path):
+    net, _ = tiny_net
+    net.layer[1].name = b"conv\xff"
+    with pytest.raises(WeightFileError, match=r"layers that are not its: conv\\xff"):
+        load_caffe(written(net, tmp_path), TINY)
+
+
+def test_an_array_of_many_dimensions_is_named(tiny_net, tmp_path):
+    net, _ = tiny_net
+    net.layer[1].blobs[0].shape.dim[:] = [1] * 65
+    with pytest.raises(WeightFileError, match="conve1_1 has an array of 65 dimensions"):
+        load_caffe(written(net, tmp_path), TINY)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])

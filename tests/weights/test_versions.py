@@ -16,6 +16,7 @@ from deblur_jax.weights.load import load_weights
 from deblur_jax.weights.versions import SCHEMA_VERSION, migrated
 from tests.configs import changed
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*was written without digests")
 STORED = Path(__file__).parents[1] / "fixtures/version_1"
 
 

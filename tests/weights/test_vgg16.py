@@ -48,7 +48,7 @@ def caffe_net():
     """The same network as Caffe's first format stores it, for images in BGR less their mean."""
     tensors = read_torch_file(TORCHVISION_FILE)
     net = net_parameter()
-    net.name = "VGG_ILSVRC_16_layers"
+    net.name = b"VGG_ILSVRC_16_layers"
     numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
     for number, name in zip(numbers, (*VGG_CONVOLUTIONS, "4_3"), strict=True):
         kernel, bias = (tensors[f"features.{number}.{kind}"] for kind in ("weight", "bias"))
@@ -58,13 +58,13 @@ def caffe_net():
             kernel = kernel / (255 * std[:, None, None])
             bias = bias + np.einsum("oihw,i->o", kernel, caffe_mean - 255 * mean)
             kernel = kernel[:, ::-1]
-        layer = net.layers.add(name=f"conv{name}", type=4)
+        layer = net.layers.add(name=f"conv{name}".encode(), type=4)
         for array in (kernel, bias):
             shape = (1,) * (4 - array.ndim) + array.shape
             blob = layer.blobs.add()
             blob.num, blob.channels, blob.height, blob.width = shape
             blob.data.extend(array.ravel().tolist())
-    net.layers.add(name="relu1_1", type=18)
+    net.layers.add(name=b"relu1_1", type=18)
     return net
 
 
@@ -81,7 +81,7 @@ def test_other_weights_are_refused(caffe_net, tmp_path):
         load_vgg16(FIXTURES / "tiny_zip.pkl", TINY)
     with pytest.raises(WeightFileError, match=r"of conv1_1 has shape"):
         load_vgg16(TORCHVISION_FILE, VGG16Config())
-    caffe_net.layers[0].name = "convolution1"
+    caffe_net.layers[0].name = b"convolution1"
     file = tmp_path / "other.caffemodel"
     file.write_bytes(caffe_net.SerializeToString())
     with pytest.raises(WeightFileError, match=r"missing: conv1_1; .* its: convolution1"):
@@ -93,7 +93,7 @@ def test_the_command_makes_weights_to_start_from_that_restore_nothing(tmp_path):
     sizes = ("--guidance_channels", CHANNELS)
     result = run_command("convert", TORCHVISION_FILE, weights, "--model", "vgg16", *sizes)
     assert result.returncode == 0, result.stderr
-    model, _, params = load_weights(weights)
+    model, _, params, _ = load_weights(weights)
     assert model == TINY
     expected = nnx.to_flat_state(load_vgg16(TORCHVISION_FILE, TINY))
     for (path, ours), (_, theirs) in zip(nnx.to_flat_state(params), expected, strict=True):
