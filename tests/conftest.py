@@ -1,3 +1,4 @@
+import gc
 import os
 import tempfile
 
@@ -38,6 +39,13 @@ def make_pairs(tmp_path):
         return root
 
     return make
+
+
+@pytest.fixture
+def collect_garbage():
+    """Coroutines that Orbax leaves unawaited are collected here, and not in another test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from flax import nnx
 from deblur_jax.models import MIMOUNetConfig, build_model
 from deblur_jax.ops.initializers import pytorch_default
 
+SMALL = MIMOUNetConfig(base_channels=8, num_res_blocks=2)
+
 
 def test_pytorch_default_is_uniform_within_its_bound():
     values = np.asarray(pytorch_default(25)(jax.random.key(0), (100_000,)))
@@ -16,7 +18,7 @@ def test_pytorch_default_is_uniform_within_its_bound():
 
 def test_every_parameter_of_the_network_starts_within_pytorchs_bound():
     """PyTorch's fan-in: input channels times taps, for transposed ones output channels times 16."""
-    params = nnx.to_flat_state(nnx.state(build_model(MIMOUNetConfig(), rngs=nnx.Rngs(0))))
+    params = nnx.to_flat_state(nnx.state(build_model(SMALL, rngs=nnx.Rngs(0))))
     kernels = {path[:-1]: leaf[...] for path, leaf in params if path[-1] == "kernel"}
     for path, leaf in params:
         kernel = kernels[path[:-1]]
@@ -30,7 +32,7 @@ def test_every_parameter_of_the_network_starts_within_pytorchs_bound():
 
 
 def test_the_upsampling_bounds_are_those_of_pytorch():
-    params = nnx.state(build_model(MIMOUNetConfig(), rngs=nnx.Rngs(0)))
-    for name, bound in (("upsample_half", 1 / 32), ("upsample_full", 1 / np.sqrt(512))):
+    params = nnx.state(build_model(SMALL, rngs=nnx.Rngs(0)))
+    for name, bound in (("upsample_half", 1 / 16), ("upsample_full", 1 / np.sqrt(128))):
         largest = float(np.abs(np.asarray(params[name]["kernel"][...])).max())
-        assert largest == pytest.approx(bound, rel=1e-3)
+        assert largest == pytest.approx(bound, rel=5e-3)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deblur_jax.ops import pooling
@@ -16,6 +16,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=8)
 @given(
     b=st.integers(1, 2),
     h=st.integers(1, 4),

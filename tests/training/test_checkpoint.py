@@ -1,4 +1,3 @@
-import gc
 import itertools
 import json
 import os
@@ -207,12 +206,6 @@ def test_another_experiment_is_refused(checkpoints, state, tmp_path, tiny_config
 
 # Orbax leaves coroutines unawaited where a restore fails; they warn when they are collected.
 unawaited_coroutines = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-
-
-@pytest.fixture
-def collect_garbage():
-    yield
-    gc.collect()
 
 
 def damage(folder):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deblur_jax.ops.cpu.convolution import (
@@ -24,6 +24,7 @@ def random_arrays(*shapes):
     return [rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
+@settings(max_examples=12)
 @given(
     b=st.integers(1, 2),
     h=st.integers(1, 9),
