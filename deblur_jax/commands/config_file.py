@@ -1,10 +1,11 @@
 """Configurations on the command line: ``--config FILE`` and ``--config.FIELD=VALUE``."""
 
 import argparse
+import contextlib
 import importlib.util
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,14 @@ def load_config(name: str) -> Config:
             it, ``get_config`` gets that.
 
     Raises:
-        ConfigError: if there is no such file, or it returns no ``Config``.
+        ConfigError: if there is no such file, it can't be run, or it returns no ``Config``.
     """
     path, argument = _find(name)
     module = _run(path)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"--config {name}: has no function get_config")
-    try:
+    with _one_line(name):
         config = module.get_config() if argument is None else module.get_config(argument)
-    except TypeError as error:
-        raise ConfigError(f"--config {name}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"--config {name}: get_config returns no deblur_jax.Config")
     return config
@@ -120,26 +119,31 @@ def _find(name: str) -> tuple[Path, str | None]:
 
 
 def _run(path: Path) -> types.ModuleType:
-    loaded = [
-        m for m in sys.modules.values() if getattr(m, "__file__", None) == str(path.resolve())
-    ]
-    if loaded:  # named by --import too
-        return loaded[0]
+    named = sys.modules.get(path.stem)
+    if named and getattr(named, "__file__", None) == str(path.resolve()):  # by --import too
+        return named
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
+    with _one_line(path):
         spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _one_line(name: str | Path) -> Iterator[None]:
+    """Makes one line of whatever the code of a user raises."""
+    try:
+        yield
     except ConfigError:
         raise
     except Exception as error:
         line = " ".join(str(error).split())
         raise ConfigError(
-            f"--config {path}: can't be run: {type(error).__name__}: {line}"
+            f"--config {name}: can't be run: {type(error).__name__}: {line}"
         ) from error
-    return module
 
 
 def _check_fields(words: Sequence[str], config: Config) -> None:

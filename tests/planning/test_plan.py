@@ -121,6 +121,18 @@ def test_the_train_step_of_a_config_is_planned():
 
 
 @pytest.mark.slow
+def test_a_network_from_outside_is_planned():
+    topology_mesh("v5e:2x2")
+    own = ROOT / "tests/fixtures/own_network.py"
+    words = ("plan", "--import", own, "--config", own, "--topology", "v5e:2x2", "--json")
+    result = run_command(*words)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["fits"]
+    assert plan["collectives"]["all-reduce"]["count"] == 1
+
+
+@pytest.mark.slow
 def test_inference_is_planned_for_one_image_per_chip():
     topology_mesh("v5e:2x2")
     config = Config(model=model_config("svrnn", rnn_channels=8, guidance_channels=4))
