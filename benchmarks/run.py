@@ -111,7 +111,7 @@ class Measured(NamedTuple):
 
 
 class Worker:
-    """A process that does one piece of work when it is told to."""
+    """A process that does one piece of work for each line it reads."""
 
     def __init__(self, python: str, words: tuple[str, ...], environment: dict[str, str]):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}

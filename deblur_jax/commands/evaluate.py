@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         "--mode", choices=MODES, help="how PSNR and SSIM are defined (default: the protocol's)"
     )
     parser.add_argument(
-        "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
+        "--ensemble", choices=ENSEMBLES, help="average over rotated and reflected copies"
     )
     parser.add_argument(
         "--ema", action="store_true", help="use the moving average of a run that kept one"

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     )
     parser.add_argument("--out", required=True, help="the folder for the restored images")
     parser.add_argument(
-        "--ensemble", choices=ENSEMBLES, help="average over turned and mirrored copies"
+        "--ensemble", choices=ENSEMBLES, help="average over rotated and reflected copies"
     )
     parser.add_argument(
         "--ema", action="store_true", help="use the moving average of a run that kept one"
