@@ -287,7 +287,7 @@ class _Monitor:
                 f"step {step}: the loss or its gradient is not finite (loss {values['loss']}); "
                 f"{values['skipped']:.0f} steps skipped, config.max_skipped_steps allows "
                 f"{self._config.max_skipped_steps}. No checkpoint after it was written: lower "
-                "optimizer.learning_rate, or use model.dtype float32"
+                "optimizer.learning_rate, or use compute.dtype float32"
             )
         self._bar.update()
         self._since_log.append(values)
