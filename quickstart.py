@@ -23,7 +23,8 @@ def main() -> None:
     run("train.py", "--config", config, "--workdir", WORKDIR)
 
     evaluation = WORKDIR / "evaluation"
-    run("evaluate.py", "--weights", WORKDIR, "--data", DATA, "--out", evaluation)
+    words = ("--weights", WORKDIR, "--data", DATA, "--out", evaluation, "--replace")
+    run("evaluate.py", *words)
 
     blurred = WORKDIR / "blurred.png"
     write_held_out_image(blurred)

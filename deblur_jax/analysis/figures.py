@@ -1,5 +1,6 @@
 """The figures of the analysis."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +12,21 @@ from matplotlib.figure import Figure
 from deblur_jax.analysis.inverse_filter import Experiment
 from deblur_jax.analysis.receptive_field import extent
 from deblur_jax.ops.recurrence import DIRECTIONS
+from deblur_jax.runtime.files import write_whole
 
 _BLUE, _ORANGE, _GREY = "#2563a8", "#d9730d", "#8a8a8a"
 _DECADES = 6
 
 
 def save(figure: Figure, path: epath.Path) -> None:
-    """Writes a PNG."""
-    with path.open("wb") as stream:
-        figure.savefig(stream, format="png", dpi=110)
+    """Writes a PNG.
+
+    Raises:
+        FileError: if it can't be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_whole(path, content.getvalue())
 
 
 def inverse_filter_figure(general: Experiment, first_order: Experiment) -> Figure:

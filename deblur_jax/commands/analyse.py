@@ -20,7 +20,7 @@ from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.images.files import read_rgb
 from deblur_jax.models import SVRNNConfig, restores_images
-from deblur_jax.runtime.files import make_folder
+from deblur_jax.runtime.files import check_output_folder, write_whole
 from deblur_jax.weights.folder import Weights
 from deblur_jax.weights.load import load_weights
 
@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> None:
     networks = _networks(args.weights)
     image = _image(args.image, args.size) if networks else None
     out = epath.Path(args.out)
-    make_folder(out)
+    check_output_folder(args.out)
     numbers: dict[str, Any] = {"inverse_filter": _inverse_filter(kernel, out)}
     if image is not None:
         numbers["receptive_field"] = _receptive_fields(networks, image, out)
         _gates(networks, image, out)
-    (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    write_whole(out / "analysis.json", json.dumps(numbers, indent=2) + "\n")
     print(json.dumps(numbers, indent=2))
     print(f"the figures, and these numbers, are in {out}")
     if not networks:

@@ -1,14 +1,20 @@
 """``deblur-jax evaluate --weights WEIGHTS --data DATA``: restores pairs and measures them."""
 
 import argparse
+import datetime
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
+import deblur_jax
 from deblur_jax.config import ConfigError
-from deblur_jax.data import open_pairs
+from deblur_jax.data import PairSource, open_pairs
+from deblur_jax.data.sources import available_splits, is_embedded
+from deblur_jax.data.synthetic import SPLITS
 from deblur_jax.errors import UserError
-from deblur_jax.evaluation.evaluate import evaluate
+from deblur_jax.evaluation.evaluate import evaluate, prepare_out
 from deblur_jax.evaluation.metrics import MODES
 from deblur_jax.evaluation.protocols import PROTOCOLS
 from deblur_jax.evaluation.report import markdown, table, to_json
@@ -16,6 +22,8 @@ from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.runtime import processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
+from deblur_jax.runtime.signals import take_signals_back
+from deblur_jax.weights.folder import find_weights
 
 
 class EvaluationError(UserError, RuntimeError):
@@ -50,11 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         "--ema", action="store_true", help="use the moving average of a run that kept one"
     )
     parser.add_argument(
-        "--out", help="where results and images go (default: evaluation/ in --weights)"
+        "--out",
+        help="where results and images go (default: in --weights, evaluation/ and a folder named "
+        "after data, split, mode and weights)",
     )
     parser.add_argument(
-        "--split", default="test", help="of data that has splits: train, validation, test (default)"
+        "--replace", action="store_true", help="delete the results of another evaluation in --out"
     )
+    parser.add_argument("--split", choices=SPLITS, help="of data that has splits (default: test)")
     parser.add_argument(
         "--length", type=int, default=16, help="images of the embedded data set (default: 16)"
     )
@@ -83,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     """
     keep_compiled_programs()
     processes.initialize(args.coordinator, args.num_processes, args.process_id)
+    take_signals_back()
     protocol = PROTOCOLS[args.protocol]
     data, mode = args.data or protocol.data, args.mode or protocol.mode
     if data is None:
@@ -92,23 +104,29 @@ def run(args: argparse.Namespace) -> None:
             f"{data}: not there; `deblur-jax prepare {args.protocol}` makes it, or --data names "
             "another folder"
         )
-    pairs = open_pairs(data, args.split, length=args.length, size=args.size)
+    pairs = _pairs(data, args)
     restorer = Restorer.load(
         args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble
     )
     described = {
         "protocol": args.protocol,
+        "version": deblur_jax.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": args.weights,
+        "step": _step(args.weights),
         "digest": restorer.digest,
         "model": restorer.model.name,
         "data": data,
-        "split": args.split,
+        "split": args.split or "test",
+        "embedded": [args.length, args.size, args.size] if is_embedded(data) else None,
         "dtype": restorer.compute.dtype,
         "precision": args.precision,
         "ensemble": args.ensemble,
         "ema": args.ema or None,
+        "flags": {name: value for name, value in vars(args).items() if name != "run"},
     }
-    out = args.out or _default_out(args.weights)
+    out = _default_out(args.weights, described, mode) if args.out is None else args.out
+    prepare_out(out, {**described, "mode": mode}, replace=args.replace)
     summary = evaluate(restorer, pairs, out, mode=mode, num_devices=args.num_devices, **described)
     if summary is None:
         return
@@ -128,6 +146,31 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _default_out(weights: str) -> epath.Path:
+def _pairs(data: str, args: argparse.Namespace) -> PairSource:
+    if args.split is not None and not is_embedded(data) and not available_splits(data):
+        raise ConfigError(f"--split {args.split}: {data} has no splits; leave --split out")
+    pairs = open_pairs(data, args.split or "test", length=args.length, size=args.size)
+    if len(pairs) == 0:
+        raise ConfigError(f"{data}: holds no pairs")
+    return pairs
+
+
+def _step(weights: str) -> int | None:
+    """The step of a checkpoint of a run; None for other weights."""
+    if not epath.Path(weights).is_dir():
+        return None
+    name = find_weights(weights).name
+    return int(name) if name.isdigit() else None
+
+
+def _default_out(weights: str, described: dict[str, Any], mode: str) -> epath.Path:
+    """A folder for these weights, data, split and mode alone, beside the weights."""
+    data = re.sub(r"[^A-Za-z0-9._-]+", "-", described["data"].rstrip("/").rpartition("/")[2])
+    parts = [data, described["split"], mode, described["ensemble"], "ema" * bool(described["ema"])]
+    name = "-".join([*filter(None, parts), described["digest"][:8]])
     path = epath.Path(weights)
-    return path / "evaluation" if path.is_dir() else path.parent / f"{path.stem}-evaluation"
+    if not path.is_dir():
+        return path.parent / f"{path.stem}-evaluation" / name
+    package = epath.Path(deblur_jax.__file__).parent
+    inside = path.resolve().is_relative_to(package.resolve())
+    return (epath.Path() if inside else path) / "evaluation" / name

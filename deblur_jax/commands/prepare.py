@@ -16,7 +16,7 @@ from deblur_jax.data.folder import BLURRED, PairError, find_pairs
 from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
 from deblur_jax.data.prepared import NAME, EncodedPair, PairsBuilder, is_prepared
 from deblur_jax.data.sources import UNDIVIDED, available_splits
-from deblur_jax.runtime.files import make_folder
+from deblur_jax.runtime.files import check_output_folder, make_folder
 
 _TRAINING = ("train", UNDIVIDED)
 _UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--augment",
         action="store_true",
-        help="patches turned, mirrored, rescaled by 0.9 to 1.1, colours permuted, as SVRNN's were",
+        help="patches rotated, reflected, rescaled by 0.9 to 1.1, colours permuted, as in SVRNN",
     )
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         args.out = f"data/{args.source}"
     _check(args, benchmark)
     out = Path(args.out)
-    make_folder(out)
+    check_output_folder(args.out)
     _clear_what_was_stopped(out)
     with contextlib.ExitStack() as stack:
         if benchmark is None:

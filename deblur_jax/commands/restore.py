@@ -12,7 +12,7 @@ from deblur_jax.errors import UserError
 from deblur_jax.images.files import ImageError, read_image, read_upright_size, write_image
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import RestorationError, Restorer
-from deblur_jax.runtime.files import FolderError, make_folder
+from deblur_jax.runtime.files import FolderError, check_output_folder, make_folder
 from deblur_jax.runtime.progress import progress_bar
 
 _MAX_COMPILATIONS = 4
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
             images failed.
     """
     jobs = plan_targets(args.images, Path(args.out))
+    check_output_folder(args.out)
     restorer = Restorer.load(
         args.weights,
         ema=args.ema,

@@ -11,6 +11,7 @@ from deblur_jax.runtime import processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
 from deblur_jax.runtime.devices import use_all_cores
 from deblur_jax.runtime.memory import keep_freed_memory
+from deblur_jax.runtime.signals import exit_status
 from deblur_jax.training.loop import train
 
 
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 def run(args: argparse.Namespace) -> None:
     """Trains, and says where the weights are.
 
+    A run that a signal stopped ends with status 143, or 130 after Ctrl-C: 0 means that all steps
+    were taken.
+
     Raises:
         ConfigError: if the configuration can't be.
         UserError: as ``train``.
@@ -41,10 +45,10 @@ def run(args: argparse.Namespace) -> None:
     if not processes.initialize(args.coordinator, args.num_processes, args.process_id):
         use_all_cores()
     outcome = train(config, args.workdir)
-    if jax.process_index() != 0:
-        return
-    if outcome.finished:
+    if outcome.finished and jax.process_index() == 0:
         best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
         print(f"trained {outcome.step} steps{best}: weights in {args.workdir}")
-    else:
+    elif jax.process_index() == 0:
         print(f"stopped at step {outcome.step}: the same command goes on from there")
+    if outcome.signal is not None:
+        raise SystemExit(exit_status(outcome.signal))

@@ -1,7 +1,11 @@
 """Batches of training patches: the batch of a step depends on (seed, step) alone."""
 
 import functools
+import multiprocessing
+import os
 import pickle
+import signal
+import threading
 from collections.abc import Generator
 
 import grain
@@ -94,8 +98,23 @@ class WorkerSource:
         return pickle.dumps(self._source)
 
     def __setstate__(self, pickled: bytes) -> None:
+        if multiprocessing.parent_process() is not None:
+            _depend_on_parent()
         load_extensions()
         self._source = pickle.loads(pickled)
+
+
+def _depend_on_parent() -> None:
+    """An input worker leaves Ctrl-C to its parent, and ends when that does, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def _patch(

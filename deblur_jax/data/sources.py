@@ -46,7 +46,7 @@ def open_pairs(
     Raises:
         PairError, ImageError: if the data set is missing, broken, or has other splits only.
     """
-    if name.startswith(_SYNTHETIC):
+    if is_embedded(name):
         family = name.removeprefix(_SYNTHETIC)
         return SyntheticPairs(family, split, length=length, size=size, seed=seed)
     available = available_splits(name)
@@ -55,6 +55,11 @@ def open_pairs(
     if is_prepared(name):
         return PreparedPairs(name, split if available else UNDIVIDED)
     return FolderPairs(epath.Path(name) / split if available else name)
+
+
+def is_embedded(name: str) -> bool:
+    """Whether a data set is "synthetic:FAMILY", made of the photographs in this package."""
+    return name.startswith(_SYNTHETIC)
 
 
 UNDIVIDED = "undivided"

@@ -16,19 +16,32 @@ from etils import epath
 
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource
+from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics, report
 from deblur_jax.evaluation.alignment import opencv
 from deblur_jax.images.files import StoredImage, write_image
 from deblur_jax.inference.devices import ParallelRestorer
 from deblur_jax.inference.restorer import NOT_FINITE, Restorer
 from deblur_jax.models import count_params
-from deblur_jax.runtime.files import PathLike, make_folder
+from deblur_jax.runtime.files import PathLike, check_output_folder, make_folder, write_whole
 from deblur_jax.runtime.operations import multiply_accumulates
 from deblur_jax.runtime.processes import wait_for_all
 from deblur_jax.runtime.progress import progress_bar
 
 RESULTS = "results.json"
-_SHARES = "shares"
+_SHARES, _RESTORED, _SHEETS = "shares", "restored", "sheets"
+IDENTITY = (
+    "digest",
+    "data",
+    "split",
+    "embedded",
+    "mode",
+    "ensemble",
+    "ema",
+    "dtype",
+    "precision",
+)
+"""What an evaluation is of, by the keys of results.json."""
 _READ_AHEAD = 4
 """How many batches are read ahead, or wait to be scored, while one is on the devices."""
 _TIMED_RUNS = range(3, 11)
@@ -74,9 +87,11 @@ def evaluate(
         MetricError: if a pair can't be measured in this mode.
         AlignmentError: in mode ``realblur``, without OpenCV.
         ConfigError: for more devices than there are.
+        FolderError, FileError: if ``out`` can't be written to.
     """
     if mode == "realblur":
         opencv()
+    check_output_folder(out)
     folder = epath.Path(out)
     process, processes = jax.process_index(), jax.process_count()
     share = range(process, len(pairs), processes)
@@ -90,7 +105,7 @@ def evaluate(
         "rows": [row.to_dict() for row in rows],
         "failures": [dataclasses.asdict(failure) for failure in failures],
     }
-    (shares / f"{process}.json").write_text(json.dumps(share_of_results))
+    write_whole(shares / f"{process}.json", json.dumps(share_of_results))
     speed = measure_speed(restorer, _commonest_size(rows)) if process == 0 else None
     wait_for_all("evaluated")
     if process != 0:
@@ -109,6 +124,48 @@ def evaluate(
     summary = report.summarize(rows, failures, **described)
     report.write_all(folder, summary, pairs)
     return summary
+
+
+class ResultsError(UserError, RuntimeError):
+    """A folder that holds the results of something else."""
+
+
+def prepare_out(out: PathLike, described: dict[str, Any], *, replace: bool) -> None:
+    """Makes the folder for results, and lets those of one evaluation never mix with another's.
+
+    Args:
+        out: the folder; results of the same evaluation there are written anew.
+        described: what identifies this one, by the keys of ``IDENTITY``.
+        replace: delete the results of another evaluation there.
+
+    Raises:
+        ResultsError: if there are results of another evaluation, and ``replace`` is False.
+        FolderError: if the folder can't be written to.
+    """
+    check_output_folder(out)
+    folder = epath.Path(out)
+    stored = _stored_identity(folder / RESULTS)
+    wanted = {key: described.get(key) for key in IDENTITY}
+    if jax.process_index() == 0 and stored not in (None, wanted):
+        if not replace:
+            key = next(key for key in IDENTITY if stored.get(key) != wanted[key])
+            raise ResultsError(
+                f"{folder}: holds results of another evaluation ({key} {stored.get(key)}, not "
+                f"{wanted[key]}): choose another --out, or give --replace to delete them"
+            )
+        for name in (_RESTORED, _SHEETS):
+            (folder / name).rmtree(missing_ok=True)
+    wait_for_all("output folder is ready")
+
+
+def _stored_identity(file: epath.Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        stored = json.loads(file.read_text())
+        return {key: stored.get(key) for key in IDENTITY}
+    except (ValueError, AttributeError):
+        return {}  # not a file of this package
 
 
 def _devices(count: int | None) -> list[jax.Device]:
@@ -202,7 +259,7 @@ def _score_and_save(
         aligned=before.aligned and after.aligned,
     )
     sheet = report.comparison_sheet(job.blurred, restored, sharp, row)
-    for folder, image in (("restored", restored), ("sheets", np.asarray(sheet) / 255)):
+    for folder, image in ((_RESTORED, restored), (_SHEETS, np.asarray(sheet) / 255)):
         file = out / folder / f"{job.name}.png"
         make_folder(file.parent)
         write_image(file, StoredImage(image))

@@ -17,10 +17,14 @@ from deblur_jax.evaluation.means import finite_mean
 from deblur_jax.evaluation.protocols import PROTOCOLS
 from deblur_jax.evaluation.report_page import page
 from deblur_jax.images.files import to_uint8
+from deblur_jax.runtime.files import write_whole
 
 _CAPTION_HEIGHT = 22
 _NAMED = (
+    "version",
+    "date",
     "weights",
+    "step",
     "digest",
     "data",
     "split",
@@ -95,9 +99,9 @@ def summarize(
 def write_all(out: epath.Path, summary: dict[str, Any], pairs: PairSource) -> None:
     """Writes ``results.json``, ``results.md``, ``per_image.csv`` and ``report.html``."""
     write_json(out / "results.json", summary)
-    (out / "results.md").write_text(markdown(summary))
-    (out / "per_image.csv").write_text(per_image_csv(summary))
-    (out / "report.html").write_text(page(summary, facts(summary), pairs, out / "restored"))
+    write_whole(out / "results.md", markdown(summary))
+    write_whole(out / "per_image.csv", per_image_csv(summary))
+    write_whole(out / "report.html", page(summary, facts(summary), pairs, out / "restored"))
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -212,7 +216,7 @@ def to_json(value: Any) -> str:
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes ``to_json``."""
-    path.write_text(to_json(value))
+    write_whole(path, to_json(value))
 
 
 def _finite(value: Any) -> Any:

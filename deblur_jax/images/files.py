@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,7 +13,7 @@ from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deblur_jax.errors import UserError
-from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.files import PathLike, whole_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder."""
@@ -123,16 +122,13 @@ def write_image(path: PathLike, image: StoredImage) -> None:
     """
     target = epath.Path(path)
     pixels = _stored_array(image)
-    temporary = target.parent / f".{target.stem}-{uuid.uuid4().hex[:8]}{target.suffix}"
     try:
-        with temporary.open("wb") as file:
+        with whole_file(target) as file:
             if _is_tiff(path):
                 tifffile.imwrite(file, pixels, iccprofile=image.icc_profile)
             else:
                 Image.fromarray(pixels).save(file, target.suffix[1:], icc_profile=image.icc_profile)
-        temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ImageError(f"{path}: can't be written: {error.strerror or error}") from None
 
 

@@ -1,16 +1,25 @@
-"""Paths and folders."""
+"""Paths, folders, and files that are there whole or not at all."""
 
+import contextlib
 import os
+import uuid
+from collections.abc import Iterator
+from typing import IO
 
 from etils import epath
 
 from deblur_jax.errors import UserError
+from deblur_jax.runtime import signals
 
 PathLike = str | os.PathLike
 
 
 class FolderError(UserError, OSError):
-    """A folder that can't be made."""
+    """A folder that can't be made or written to."""
+
+
+class FileError(UserError, OSError):
+    """A file that can't be written."""
 
 
 def make_folder(path: PathLike) -> None:
@@ -19,7 +28,63 @@ def make_folder(path: PathLike) -> None:
     Raises:
         FolderError: if it can't be made.
     """
+    if not str(path):
+        raise FolderError("the name of the output folder is empty: name a folder")
     try:
         epath.Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"{path}: can't be made a folder: {error.strerror or error}") from None
+
+
+def check_output_folder(path: PathLike) -> None:
+    """Makes a folder and writes to it, so that what can't be kept is not computed.
+
+    Raises:
+        FolderError: if it can't be made or written to.
+    """
+    make_folder(path)
+    try:
+        probe = epath.Path(path) / f".{uuid.uuid4().hex}"
+        with whole_file(probe) as file:
+            file.write(b"\0")
+        probe.unlink()
+    except OSError as error:
+        raise FolderError(f"{path}: can't be written to: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def whole_file(path: PathLike) -> Iterator[IO[bytes]]:
+    """Opens a file under a hidden name, and gives it its own when the context ends.
+
+    Where the context ends with an error, or the process by Ctrl-C or SIGTERM, nothing is left.
+
+    Args:
+        path: the name it shall have; a file of that name is replaced.
+
+    Yields:
+        The file, open for writing.
+    """
+    target = epath.Path(path)
+    hidden = target.parent / f".{uuid.uuid4().hex}.partial"
+    with signals.removed_if_stopped(hidden):
+        try:
+            with hidden.open("wb") as file:
+                yield file
+            hidden.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                hidden.unlink(missing_ok=True)
+            raise
+
+
+def write_whole(path: PathLike, content: str | bytes) -> None:
+    """Writes a file, whole or not at all; text as UTF-8.
+
+    Raises:
+        FileError: if it can't be written, as on a full disk.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise FileError(f"{path}: can't be written: {error.strerror or error}") from None

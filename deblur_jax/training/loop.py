@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import signal
 import time
-from typing import Any, Self
+from typing import Self
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from deblur_jax.models import (
     count_params,
     initialize,
 )
+from deblur_jax.runtime import signals
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.runtime.files import PathLike
 from deblur_jax.runtime.progress import progress_bar
@@ -57,14 +58,17 @@ class Outcome:
     step: int
     finished: bool
     best_step: int | None
+    signal: int | None = None
 
 
 def train(config: Config, workdir: PathLike) -> Outcome:
     """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
 
-    SIGTERM and Ctrl-C save a checkpoint and return; the same call then goes on as if it had never
-    stopped. The initial parameters are those of a checkpoint in the workdir; else those of
-    ``config.init_from``; else random ones from ``config.seed``.
+    Within ``stop_at_signals`` of ``runtime.signals``, as in the command, SIGTERM and Ctrl-C save a
+    checkpoint and return; before the first step there is nothing to save, and they end the process.
+    The same call then goes on as if it had never stopped. The initial parameters are those of a
+    checkpoint in the workdir; else those of ``config.init_from``; else random ones from
+    ``config.seed``.
 
     Args:
         config: validated.
@@ -129,7 +133,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         stack.callback(log.close)
         stack.enter_context(contextlib.closing(batches))
         stack.enter_context(watch_other_processes())
-        stop = stack.enter_context(_StopSignal())
+        stop = stack.enter_context(_Stop())
         bar = stack.enter_context(
             progress_bar(desc="training", unit="step", initial=start_step, total=config.num_steps)
         )
@@ -139,6 +143,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         while step < config.num_steps and not stop.is_requested(step):
             _profile(config, workdir, step - start_step)
             state, step_metrics = train_step(state, next(batches_on_device))
+            stop.defer()
             monitor.follow(step, step_metrics)
             checkpoints.check()
             step += 1
@@ -152,7 +157,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         if checkpoints.latest_step() != step:
             checkpoints.save(step, state, validate(state, log) if finished else None)
         checkpoints.wait()
-        return Outcome(step, finished, checkpoints.best_step())
+        return Outcome(step, finished, checkpoints.best_step(), None if finished else stop.signal())
 
 
 def _with_global_batch(config: Config) -> Config:
@@ -229,7 +234,10 @@ def _validate(
         named["validation_psnr_ema"] = state.ema
     for name, params in named.items():
         shown = log if name == "validation_psnr" else None
-        means |= _validate_params(restorer, pairs, params, name, step, shown)
+        found = _validate_params(restorer, pairs, params, name, step, shown)
+        if found is None:
+            return None
+        means |= found
     log.row(step, means)
     return means["validation_psnr"] if np.isfinite(means["validation_psnr"]) else None
 
@@ -241,10 +249,13 @@ def _validate_params(
     name: str,
     step: int,
     log: RunLog | None,
-) -> dict[str, float]:
+) -> dict[str, float] | None:
+    """Means over the pairs; None if a signal asks to stop before they are all restored."""
     restorer = restorer.with_params(jax.device_get(params))
     scores, scores_blurred = [], []
     for index in range(len(pairs)):
+        if signals.received() is not None:
+            return None
         pair = pairs[index]
         blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
         restored = restorer(blurred)
@@ -306,36 +317,44 @@ class _Monitor:
         self._since_log, self._time = [], now
 
 
-class _StopSignal:
-    """Takes the first SIGTERM or Ctrl-C as a request to stop; a second Ctrl-C stops at once.
+class _Stop:
+    """Takes the first signal as a request to stop, once there is a step to save.
 
-    If there are several processes, any of them may get SIGTERM: all stop at the same step.
+    If there are several processes, any of them may get the signal: all stop at the same step.
+    JAX finds that step, at SIGTERM; so a process that gets Ctrl-C sends itself SIGTERM.
     """
 
     def __init__(self) -> None:
-        self._requested = False
         self._alone = jax.process_count() == 1
 
     def __enter__(self) -> Self:
-        signals = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
-        self._previous = {s: signal.signal(s, self._request) for s in signals}
+        self._stack = contextlib.ExitStack()
+        self._deferred = False
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._stack.close()
+
+    def defer(self) -> None:
+        """From now on signals wait for ``is_requested``."""
+        if not self._deferred:
+            self._deferred = True
+            self._stack.enter_context(
+                signals.deferred(pass_on=None if self._alone else signal.SIGTERM)
+            )
 
     def is_requested(self, step: int) -> bool:
         """Whether to stop before ``step``."""
         if self._alone:
-            return self._requested
+            return signals.received() is not None
         return multihost_utils.reached_preemption_sync_point(step)
 
-    def _request(self, number: int, frame: Any) -> None:
-        del frame
-        self._requested = True
-        tqdm.write(f"{signal.Signals(number).name}: saving a checkpoint after this step")
-        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+    def signal(self) -> int:
+        """The signal that stopped the run: Ctrl-C if any process got that."""
+        number = signals.received() or signal.SIGTERM
+        if self._alone:
+            return number
+        return int(np.min(multihost_utils.process_allgather(np.int32(number))))
 
 
 def _profile(config: Config, workdir: epath.Path, steps_done: int) -> None:

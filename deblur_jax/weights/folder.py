@@ -109,8 +109,14 @@ def save_weights(
         "compute": (compute or ComputeConfig()).to_dict(),
     }
     items = save_arguments({PARAMS: params}, config)
-    with errors_naming(target), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
-        saver.save(target, args=items)
+    try:
+        with errors_naming(target), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
+            saver.save(target, args=items)
+    except CheckpointError:
+        for found in target.parent.iterdir() if target.parent.exists() else ():
+            if found.name.startswith(f"{target.name}.orbax-checkpoint-tmp"):
+                found.rmtree(missing_ok=True)
+        raise
 
 
 def find_weights(path: PathLike) -> epath.Path:

@@ -60,7 +60,7 @@ def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
     pair.wait_for_step(5)
     pair.processes[1].send_signal(signal.SIGTERM)
     first, second = pair.ends()
-    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert (first[0], second[0]) == (143, 143), first[2] + second[2]
     stopped_at = newest_step(workdir)
     assert f"stopped at step {stopped_at}: the same command goes on" in first[1]
     assert second[1] == "", "process 0 alone says how it went"

@@ -7,14 +7,16 @@ import socket
 import numpy as np
 import pytest
 
+import deblur_jax
 from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.evaluation import report
-from deblur_jax.evaluation.evaluate import evaluate
+from deblur_jax.evaluation.evaluate import ResultsError, evaluate, prepare_out
 from deblur_jax.evaluation.metrics import MetricError
+from deblur_jax.evaluation.report import write_json
 from deblur_jax.images.files import read_rgb, to_uint8
 from deblur_jax.inference.restorer import Restorer
-from tests.commands import run_script
+from tests.commands import run_command, run_script
 
 
 def test_every_pair_is_measured_saved_and_shown(make_pairs, tiny_weights, tmp_path):
@@ -66,10 +68,15 @@ def test_the_command(make_pairs, tiny_weights):
     result = run_script("evaluate.py", "--data", root, "--weights", tiny_weights)
     assert result.returncode == 0, result.stderr
     assert "mean of 1" in result.stdout
-    out = tiny_weights / "evaluation"
+    digest = Restorer.load(tiny_weights).digest
+    out = tiny_weights / f"evaluation/pairs-test-float-{digest[:8]}"
     assert read_rgb(out / "restored/a.png").shape == (16, 16, 3)
     results = json.loads((out / "results.json").read_text())
     assert results["precision"] == "highest"
+    assert results["digest"] == digest
+    assert results["version"] == deblur_jax.__version__
+    assert results["date"] >= "2026"
+    assert results["flags"]["data"] == str(root)
     assert results["speed"]["size"] == [16, 16]
     assert results["speed"]["seconds"] > 0
     assert "| **mimo_unet** |" in (out / "results.md").read_text()
@@ -77,13 +84,50 @@ def test_the_command(make_pairs, tiny_weights):
         (row,) = csv.DictReader(file)
     assert float(row["psnr"]) == results["psnr"]
 
-    # Once more over the same folder, as one JSON object, in another mode.
+    # Once more, as one JSON object, in another mode: beside the first.
     options = ("--json", "--protocol", "gopro", "--ensemble", "rot4")
     again = run_script("evaluate.py", "--data", root, "--weights", tiny_weights, *options)
     printed = json.loads(again.stdout)
     assert printed["mode"] == "matlab"
     assert {"mode", "count", "psnr", "ssim", "per_image"} <= set(printed)
-    assert "published: Cho et al. 2021" in (out / "results.md").read_text()
+    other = tiny_weights / f"evaluation/pairs-test-matlab-rot4-{digest[:8]}"
+    assert "published: Cho et al. 2021" in (other / "results.md").read_text()
+    assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_two_evaluations_never_mix_in_one_folder(make_pairs, tiny_weights, tmp_path):
+    out, described = tmp_path / "out", {"digest": "a", "data": "x", "split": "test"}
+    prepare_out(out, described, replace=False)
+    write_json(out / "results.json", described)
+    for folder in ("restored", "sheets"):
+        (out / folder).mkdir()
+        (out / folder / "old.png").touch()
+    (out / "notes.txt").touch()
+    prepare_out(out, {**described, "date": "now"}, replace=False)
+    assert (out / "restored/old.png").exists()
+    with pytest.raises(ResultsError, match=r"another evaluation \(data x, not y\).*--replace"):
+        prepare_out(out, {**described, "data": "y"}, replace=False)
+    prepare_out(out, {**described, "data": "y"}, replace=True)
+    assert not (out / "restored").exists()
+    assert not (out / "sheets").exists()
+    assert (out / "notes.txt").exists()
+    for content in ("[]", "{", '{"psnr": 3}'):
+        (out / "results.json").write_text(content)
+        with pytest.raises(ResultsError, match="holds results of another evaluation"):
+            prepare_out(out, described, replace=False)
+
+
+def test_a_split_that_is_not_there_is_refused(make_pairs, tiny_weights, tmp_path):
+    words = ("--weights", tiny_weights, "--out", tmp_path / "out")
+    root = make_pairs({"a": (16, 16)})
+    for data, split, message in (
+        (root, "validation", "--split validation: "),
+        (root, "tset", "invalid choice: 'tset'"),
+    ):
+        result = run_command("evaluate", *words, "--data", data, "--split", split)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_pair_that_cannot_be_measured_is_named(make_pairs, tiny_weights, tmp_path):

@@ -1,0 +1,145 @@
+"""Ctrl-C and SIGTERM in the commands: one line, and an exit status that says which it was.
+
+Python runs its handlers in the main thread between two instructions, which may be minutes later
+while XLA compiles. So a thread of its own reads the numbers of the signals, from a socket that the
+interpreter writes to at once.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_unfinished: set[Any] = set()
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_SECONDS_TO_FLUSH = 1.0
+
+
+class _State:
+    """Of this process: signals are the process's own."""
+
+    deferred = False
+    received: int | None = None
+    passed_on: int | None = None
+
+
+@contextlib.contextmanager
+def stop_at_signals() -> Iterator[None]:
+    """Within the context, Ctrl-C and SIGTERM end the process with one line.
+
+    The exit status is 130 after Ctrl-C and 143 after SIGTERM. After ``defer`` the first signal is
+    only noted, for ``received``, and the second one ends the process. Outside of the main thread
+    the context does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    previous_descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, _leave_to_thread) for number in _NAMES}
+    threading.Thread(target=_act, args=(reading,), daemon=True).start()
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        signal.set_wakeup_fd(previous_descriptor)
+        writing.close()
+        _State.deferred, _State.received, _State.passed_on = False, None, None
+
+
+def take_signals_back() -> None:
+    """Handles SIGTERM here again, after a library has put its own handler in place."""
+    if signal.getsignal(signal.SIGINT) is _leave_to_thread:
+        signal.signal(signal.SIGTERM, _leave_to_thread)
+
+
+@contextlib.contextmanager
+def deferred(*, pass_on: int | None = None) -> Iterator[None]:
+    """Within the context, there is something to save: the first signal is only noted.
+
+    Args:
+        pass_on: a signal that this process sends itself at the first one, for a library that waits
+            for it.
+    """
+    _State.deferred, _State.passed_on = True, pass_on
+    try:
+        yield
+    finally:
+        _State.deferred = False
+
+
+@contextlib.contextmanager
+def removed_if_stopped(path: Any) -> Iterator[None]:
+    """Within the context, a signal that ends the process deletes a file.
+
+    Args:
+        path: with a method ``unlink``; it need not exist.
+    """
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        _unfinished.discard(path)
+
+
+def received() -> int | None:
+    """The number of the signal that asked this process to stop, if one did."""
+    return _State.received
+
+
+def exit_status(number: int) -> int:
+    """That of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + number
+
+
+def signal_name(number: int) -> str:
+    """How messages call a signal."""
+    return _NAMES[signal.Signals(number)]
+
+
+def _leave_to_thread(number: int, frame: Any) -> None:
+    """Stands in the place of Python's own handler, which would raise ``KeyboardInterrupt``."""
+
+
+def _act(reading: socket.socket) -> None:
+    while data := reading.recv(1):
+        number = data[0]
+        if number not in _NAMES or number == _State.passed_on:
+            continue
+        if _State.received is not None or not _State.deferred:
+            _end(number)
+        _State.received = number
+        _write(f"{signal_name(number)}: saving a checkpoint; once more to stop without it")
+        if _State.passed_on is not None:
+            os.kill(os.getpid(), _State.passed_on)
+
+
+def _end(number: int) -> None:
+    """Ends the process, which may be within a call of a library that takes minutes."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for path in _unfinished.copy():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    # What was printed is kept; the main thread may hold the stream, so this waits no longer.
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flushing.start()
+    flushing.join(_SECONDS_TO_FLUSH)
+    _write(f"stopped by {signal_name(number)}")
+    os._exit(exit_status(number))
+
+
+def _write(line: str) -> None:
+    """Writes to stderr past its lock; a progress bar's line is ended first."""
+    tqdm = sys.modules.get("tqdm")
+    bars = getattr(tqdm.tqdm, "_instances", None) if tqdm else None
+    start = "\n" if bars else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{start}{line}\n".encode())

@@ -1,0 +1,91 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from deblur_jax.runtime.files import (
+    FileError,
+    FolderError,
+    check_output_folder,
+    make_folder,
+    whole_file,
+    write_whole,
+)
+from tests.commands import run_command
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "results.json"
+    with whole_file(target) as file:
+        file.write(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    with pytest.raises(ZeroDivisionError):
+        write_half(target)
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def write_half(path):
+    with whole_file(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+
+
+def test_a_full_disk_is_called_a_full_disk(monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(FileError, match=r"a\.txt: can't be written: No space left on device"):
+        write_whole(tmp_path / "a.txt", "text")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_output_folder_is_tried_before_anything_is_computed(tmp_path):
+    check_output_folder(tmp_path / "new/folder")
+    assert os.listdir(tmp_path / "new/folder") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderError, match="file: can't be made a folder: File exists"):
+        check_output_folder(tmp_path / "file")
+    with pytest.raises(FolderError, match="the name of the output folder is empty"):
+        make_folder("")
+    with pytest.raises(FolderError, match="/proc/nothing: can't be made a folder"):
+        check_output_folder("/proc/nothing")
+
+
+@pytest.mark.parametrize("out", ["", "file", "file/below"])
+def test_the_commands_try_it_too(out, tmp_path, tiny_weights, make_pairs):
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / out) if out else ""
+    pairs = make_pairs({"a": (16, 16)})
+    for words in (
+        ("restore", pairs / "blur", "--weights", tiny_weights, "--out", out),
+        ("evaluate", "--weights", tiny_weights, "--data", pairs, "--out", out),
+        ("analyse", "--out", out),
+        ("prepare", pairs, out),
+    ):
+        result = run_command(*words)
+        assert result.returncode == 1, words
+        assert "Traceback" not in result.stderr
+        line = result.stderr.splitlines()[-1]
+        assert line.startswith("error: ")
+        assert (out or "empty") in line
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_report(tmp_path, tiny_weights, make_pairs):
+    """No file may grow beyond 1 kB."""
+    pairs, out = make_pairs({"a": (64, 64)}), tmp_path / "out"
+    limited = 'trap "" XFSZ; ulimit -f 1; exec "$@"'
+    words = [sys.executable, "-m", "deblur_jax", "evaluate", "--weights", str(tiny_weights)]
+    words += ["--data", str(pairs), "--out", str(out)]
+    variables = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    result = subprocess.run(
+        ["bash", "-c", limited, "bash", *words], capture_output=True, text=True, env=variables
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].endswith("can't be written: File too large")
+    assert not [file for file in out.rglob("*") if file.is_file()]
