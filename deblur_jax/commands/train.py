@@ -13,6 +13,7 @@ from deblur_jax.runtime.devices import use_all_cores
 from deblur_jax.runtime.memory import keep_freed_memory
 from deblur_jax.runtime.signals import exit_status
 from deblur_jax.training.loop import train
+from deblur_jax.training.resume import check_accepted
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -22,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     )
     parser.epilog = "The same command goes on from the newest checkpoint in the workdir."
     parser.add_argument("--workdir", metavar="DIR", help="where checkpoints and logs go")
+    parser.add_argument(
+        "--accept",
+        metavar="FIELD",
+        action="append",
+        default=[],
+        help="go on with a run although this field, as seed, changes its mathematics (repeatable)",
+    )
     processes.add_arguments(parser)
     add_config_arguments(parser, words)
 
@@ -40,11 +48,12 @@ def run(args: argparse.Namespace) -> None:
     if not args.workdir:
         raise ConfigError("--workdir is missing: name a folder for checkpoints and logs")
     config = config.validate()
+    check_accepted(args.accept, config)
     keep_compiled_programs()
     keep_freed_memory()
     if not processes.initialize(args.coordinator, args.num_processes, args.process_id):
         use_all_cores()
-    outcome = train(config, args.workdir)
+    outcome = train(config, args.workdir, accept=args.accept)
     if outcome.finished and jax.process_index() == 0:
         best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
         print(f"trained {outcome.step} steps{best}: weights in {args.workdir}")

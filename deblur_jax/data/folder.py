@@ -1,5 +1,7 @@
 """A folder of pairs: ``blur/`` and ``sharp/``, matched by name."""
 
+import hashlib
+
 import numpy as np
 from etils import epath
 
@@ -33,6 +35,7 @@ class FolderPairs:
     def __init__(self, root: PathLike, *, blurred: str = BLURRED):
         self._files = find_pairs(root, blurred)
         self.names = list(self._files)
+        self.sizes = [read_size(blurred_file) for blurred_file, _ in self._files.values()]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,6 +75,16 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
                 f"{sharp_size[1]}x{sharp_size[0]}"
             )
     return pairs
+
+
+def folder_fingerprint(root: PathLike, blurred: str = BLURRED) -> str:
+    """The SHA-256 of the names and sizes in bytes of all images of the pairs below a folder."""
+    digest = hashlib.sha256()
+    folder = epath.Path(root)
+    for kind in (blurred, SHARP):
+        for name, file in sorted(_images_in(folder, kind).items()):
+            digest.update(f"{kind}\0{name}\0{file.stat().length}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
 
 
 def images_below(folder: epath.Path) -> list[epath.Path]:

@@ -1,5 +1,6 @@
 """Pairs as a TFDS data set in array_record files: few large files instead of many small ones."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,9 +94,11 @@ class PreparedPairs:
         self._several = isinstance(builder.info.features["sharp"], tfds.features.Sequence)
         images = ("blurred",) if self._several else ("blurred", "sharp")
         undecoded = dict.fromkeys(images, tfds.decode.SkipDecoding())
-        stored = [_text(r["name"]) for r in builder.as_data_source(split, decoders=undecoded)]
-        self._order = sorted(range(len(stored)), key=stored.__getitem__)
-        self.names = [stored[i] for i in self._order]
+        records = builder.as_data_source(split, decoders=undecoded)
+        stored = [(_text(r["name"]), _size(r["blurred"])) for r in records]
+        self._order = sorted(range(len(stored)), key=lambda i: stored[i][0])
+        self.names = [stored[i][0] for i in self._order]
+        self.sizes = [stored[i][1] for i in self._order]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,6 +133,20 @@ def is_prepared(folder: PathLike) -> bool:
 def prepared_splits(folder: PathLike) -> list[str]:
     """The splits of a prepared data set."""
     return list(_open(folder).info.splits)
+
+
+def prepared_fingerprint(folder: PathLike) -> str:
+    """The SHA-256 of the index of a prepared data set: its files, their bytes and records."""
+    found = _version_folder(folder)
+    if found is None:
+        raise PairError(f"{folder}: holds no prepared data set")
+    return hashlib.sha256((found / _INFO_FILE).read_bytes()).hexdigest()
+
+
+def _size(encoded: bytes) -> tuple[int, int]:
+    """Height and width, from the header."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return image.height, image.width
 
 
 def _open(folder: PathLike) -> Any:

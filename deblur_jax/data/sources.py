@@ -7,8 +7,13 @@ import numpy as np
 from etils import epath
 
 from deblur_jax.data.config import DataConfig
-from deblur_jax.data.folder import BLURRED, FolderPairs, PairError
-from deblur_jax.data.prepared import PreparedPairs, is_prepared, prepared_splits
+from deblur_jax.data.folder import BLURRED, FolderPairs, PairError, folder_fingerprint
+from deblur_jax.data.prepared import (
+    PreparedPairs,
+    is_prepared,
+    prepared_fingerprint,
+    prepared_splits,
+)
 from deblur_jax.data.synthetic import SPLITS, SyntheticPairs
 
 _SYNTHETIC = "synthetic:"
@@ -64,6 +69,20 @@ def is_embedded(name: str) -> bool:
 
 UNDIVIDED = "undivided"
 """The one split of a prepared data set that has no others (TFDS keeps "all" for itself)."""
+
+
+def fingerprint(name: str) -> str | None:
+    """Identifies the training images of a data set on disk, wherever it is.
+
+    That is the SHA-256 of the names and sizes in bytes of its files; of a prepared one, of its
+    index. None for the embedded data set, and for one without a folder.
+    """
+    if is_embedded(name):
+        return None
+    available = available_splits(name)
+    if is_prepared(name):
+        return prepared_fingerprint(name)
+    return folder_fingerprint(epath.Path(name) / "train" if available else name)
 
 
 def available_splits(name: str, blurred: str = BLURRED) -> list[str]:
@@ -152,6 +171,25 @@ def _sequence(name: str) -> str:
     return name.rpartition("/" if "/" in name else "_")[0]
 
 
+def check_sizes(pairs: PairSource, patch_size: int) -> None:
+    """Checks that a patch fits into every image, where the source knows the sizes.
+
+    Raises:
+        PairError: naming all images that are smaller.
+    """
+    sizes = getattr(pairs, "sizes", None) or []
+    small = [
+        f"{name} ({width}x{height})"
+        for name, (height, width) in zip(pairs.names, sizes, strict=False)
+        if min(height, width) < patch_size
+    ]
+    if small:
+        raise PairError(
+            f"smaller than data.patch_size {patch_size}: {', '.join(small)}; leave them out, or "
+            "train on smaller patches"
+        )
+
+
 class Subset:
     """Some pairs of a source, in the order given."""
 
@@ -159,6 +197,8 @@ class Subset:
         self._source = source
         self._indices = indices
         self.names = [source.names[i] for i in indices]
+        sizes = getattr(source, "sizes", None)
+        self.sizes = None if sizes is None else [sizes[i] for i in indices]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -4,6 +4,7 @@ A checkpoint is a weights folder, see ``weights/folder.py``, with the optimiser'
 one is kept, the moving average of the parameters.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ from etils import epath
 
 from deblur_jax.config import ConfigError
 from deblur_jax.runtime.files import PathLike
-from deblur_jax.training.config import Config
+from deblur_jax.training.config import FINGERPRINT, Config
+from deblur_jax.training.optimizer import make_optimizer
+from deblur_jax.training.resume import Started, carried_over, check_resumable
 from deblur_jax.training.step import TrainState
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import (
@@ -40,21 +43,41 @@ class Checkpoints:
     Args:
         workdir: of the run.
         config: of the run, stored in every checkpoint.
+        fingerprint: of the training data, stored too.
+        accept: fields in which ``config`` may differ from that of the checkpoints there, see
+            ``resume.check_resumable``.
+
+    Attributes:
+        notes: lines on what differs and passes.
 
     Raises:
         CheckpointError: if the workdir can't be made, or holds another experiment's checkpoints.
     """
 
-    def __init__(self, workdir: PathLike, config: Config):
+    def __init__(
+        self,
+        workdir: PathLike,
+        config: Config,
+        *,
+        fingerprint: str | None = None,
+        accept: Collection[str] = (),
+    ):
         self._folder = epath.Path(workdir) / CHECKPOINTS
         self._config = config
+        self._stored = {**config.stored(), FINGERPRINT: fingerprint}
+        self._started: Started | None = None
+        self.notes: list[str] = []
         try:
             self._manager = open_manager(self._folder, config.keep_checkpoints)
         except OSError as error:
             reason = error.strerror or error
             raise CheckpointError(f"{workdir}: can't be a workdir: {reason}") from None
-        if self._manager.latest_step() is not None:
-            self._check_same_experiment()
+        latest = self._manager.latest_step()
+        if latest is not None:
+            self._started = _started(self._folder / str(latest), latest)
+            self.notes = check_resumable(
+                config, fingerprint, self._started, accept=accept, workdir=self._folder.parent
+            )
 
     def restore(self, template: TrainState) -> TrainState | None:
         """The newest state, laid out like ``template``; None in a new workdir."""
@@ -62,7 +85,9 @@ class Checkpoints:
         if step is None:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        wanted = {PARAMS: abstract.params, OPTIMIZER: _optimizer_item(abstract)}
+        optimizer_item = _optimizer_item(abstract)
+        optimizer_item["state"] = self._stored_optimizer_state(abstract)
+        wanted = {PARAMS: abstract.params, OPTIMIZER: optimizer_item}
         if template.ema is not None and (self._folder / str(step) / EMA).exists():
             wanted[EMA] = abstract.ema
         items = ocp.args.Composite(
@@ -83,10 +108,13 @@ class Checkpoints:
         if template.ema is not None:
             # A run that kept no average until now begins it with its parameters.
             ema = restored[EMA] if EMA in wanted else jax.tree.map(jnp.copy, restored[PARAMS])
+        opt_state, anew = carried_over(optimizer["state"], template.opt_state)
+        if anew:
+            self.notes.append(f"the optimiser is another now: {', '.join(anew)} starts anew")
         return TrainState(
             step=jax.device_put(jnp.int32(step), template.step.sharding),
             params=restored[PARAMS],
-            opt_state=optimizer["state"],
+            opt_state=opt_state,
             skipped=optimizer["skipped"],
             ema=ema,
         )
@@ -100,7 +128,7 @@ class Checkpoints:
         trees = {PARAMS: state.params, OPTIMIZER: _optimizer_item(state)}
         if state.ema is not None:
             trees[EMA] = state.ema
-        items = save_arguments(trees, self._config.stored())
+        items = save_arguments(trees, self._stored)
         metrics = None if validation_psnr is None else {BEST_METRIC: validation_psnr}
         with errors_naming(self._folder):
             self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -136,23 +164,29 @@ class Checkpoints:
         """Ends the threads that save."""
         self._manager.close()
 
-    def _check_same_experiment(self) -> None:
-        folder = self._folder / str(self._manager.latest_step())
-        try:
-            stored = Config.from_stored(read_config(folder))
-        except ConfigError as error:
-            raise CheckpointError(f"{folder}: its configuration is damaged ({error})") from error
-        for name, ours, theirs in (
-            ("model", self._config.model.to_dict(), stored.model.to_dict()),
-            ("seed", self._config.seed, stored.seed),
-            ("batch_size", self._config.batch_size, stored.batch_size),
-        ):
-            accepted = name == "batch_size" and self._config.accept_batch_size
-            if ours != theirs and not accepted:
-                raise CheckpointError(
-                    f"{self._folder.parent}: was started with config.{name} {theirs}, not {ours}: "
-                    "go on with that, or choose another --workdir"
-                )
+    def _stored_optimizer_state(self, abstract: TrainState) -> Any:
+        """The optimiser's state in the newest checkpoint, without numbers.
+
+        It has another structure than that of ``abstract`` where another optimiser was accepted.
+        """
+        if self._started is None or self._started.config.optimizer == self._config.optimizer:
+            return abstract.opt_state
+        stored = self._started.config
+        optimizer = make_optimizer(stored.optimizer, stored.num_steps)
+        state = jax.eval_shape(optimizer.init, abstract.params)
+        (sharding, *_) = (leaf.sharding for leaf in jax.tree.leaves(abstract.params))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
+        )
+
+
+def _started(folder: epath.Path, step: int) -> Started:
+    stored = read_config(folder)
+    fingerprint = stored.pop(FINGERPRINT, None)
+    try:
+        return Started(Config.from_stored(stored), fingerprint, step)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: its configuration is damaged ({error})") from error
 
 
 def _optimizer_item(state: TrainState) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from deblur_jax.training.optimizer import OptimizerConfig
 
 _THREE_SCALES = 3
 _IMPORTED = "imported"
+FINGERPRINT = "data_fingerprint"
+"""Key beside the sections in a checkpoint; see ``data.sources.fingerprint``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Config(Section):
         Raises:
             ConfigError: for an unknown field or a value that can't be.
         """
-        return cls.from_dict({k: v for k, v in stored.items() if k != _IMPORTED})
+        return cls.from_dict({k: v for k, v in stored.items() if k not in (_IMPORTED, FINGERPRINT)})
 
 
 def _count_scales(config: Config) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import signal
 import time
+from collections.abc import Collection
 from typing import Self
 
 import jax
@@ -19,9 +20,10 @@ from tqdm import tqdm
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_training_pairs
 from deblur_jax.data.pipeline import training_batches
+from deblur_jax.data.sources import check_sizes, fingerprint
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
-from deblur_jax.inference.restorer import Restorer
+from deblur_jax.inference.restorer import RestorationError, Restorer
 from deblur_jax.models import (
     NetworkConfig,
     SVRNNConfig,
@@ -61,7 +63,7 @@ class Outcome:
     signal: int | None = None
 
 
-def train(config: Config, workdir: PathLike) -> Outcome:
+def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) -> Outcome:
     """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
 
     Within ``stop_at_signals`` of ``runtime.signals``, as in the command, SIGTERM and Ctrl-C save a
@@ -73,9 +75,11 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     Args:
         config: validated.
         workdir: where checkpoints, ``log.jsonl``, ``tensorboard/`` and ``profile/`` go.
+        accept: fields in which ``config`` may differ from that of the run in the workdir, although
+            they change its mathematics; see ``training.resume``.
 
     Raises:
-        CheckpointError: if a checkpoint can't be written or read.
+        CheckpointError: if a checkpoint can't be written or read, or is of another experiment.
         LogError: if the log can't be written.
         NonFiniteError: after more than ``config.max_skipped_steps`` non-finite steps.
         PairError, ImageError: if the data is broken.
@@ -86,6 +90,7 @@ def train(config: Config, workdir: PathLike) -> Outcome:
     mesh = data_mesh(config.batch_size // config.accumulation_steps)
     platform = mesh.devices.flat[0].platform
     training_pairs, validation_pairs = open_training_pairs(config.data, config.seed)
+    check_sizes(training_pairs, config.data.patch_size)
 
     # ------------------------------------------------------------------ network, optimiser, state
     graphdef, params = initialize(
@@ -102,7 +107,12 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         accumulation_steps=config.accumulation_steps,
         ema_decay=config.ema_decay,
     )
-    checkpoints = Checkpoints(workdir, config)
+    checkpoints = Checkpoints(
+        workdir,
+        config,
+        fingerprint=fingerprint(config.data.train),
+        accept={*accept, *(["batch_size"] if config.accept_batch_size else [])},
+    )
     state = _initial_state(config, params, optimizer, checkpoints, mesh)
     start_step = int(state.step)
 
@@ -112,8 +122,9 @@ def train(config: Config, workdir: PathLike) -> Outcome:
         f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
         f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
     )
-    if config.about:
-        log.note(config.about)
+    for note in [config.about, *checkpoints.notes]:
+        if note:
+            log.note(note)
 
     # -------------------------------------------------------------------------------------- loop
     batches = training_batches(
@@ -175,7 +186,7 @@ def _initial_state(
     checkpoints: Checkpoints,
     mesh: Mesh,
 ) -> TrainState:
-    if config.init_from is not None:
+    if config.init_from is not None and checkpoints.latest_step() is None:
         params = _initial_params(config, config.init_from, params)
     start = init_state(params, optimizer, with_ema=config.ema_decay is not None)
     state = jax.device_put(start, replicated(mesh))
@@ -258,9 +269,13 @@ def _validate_params(
             return None
         pair = pairs[index]
         blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
-        restored = restorer(blurred)
-        scores.append(float(metrics.psnr(restored, sharp)))
         scores_blurred.append(float(metrics.psnr(blurred, sharp)))
+        try:
+            restored = restorer(blurred)
+        except RestorationError:  # not finite: the step is never the best one
+            scores.append(np.nan)
+            continue
+        scores.append(float(metrics.psnr(restored, sharp)))
         if index == 0 and log is not None:
             log.image(step, np.concatenate([blurred, restored, sharp], axis=1))
     return {name: float(np.mean(scores)), "validation_psnr_blurred": float(np.mean(scores_blurred))}

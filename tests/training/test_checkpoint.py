@@ -101,7 +101,7 @@ def test_the_order_of_a_listing_does_not_matter(checkpoints, state, tmp_path, ti
     (folder / "config/.nfs0001").write_text("left by a file system")
     assert load_config(folder) == tiny_config
     assert_equal(load_weights(tmp_path / "run").params, scaled(state, 10).params)
-    with_others = Checkpoints(tmp_path / "run", tiny_config)
+    with_others = Checkpoints(tmp_path / "run", changed(tiny_config, num_steps=100))
     assert with_others.restore(state).step == 100
     with_others.close()
 

@@ -190,7 +190,7 @@ def test_without_validation_the_newest_checkpoint_counts(tiny_config, workdir, m
 def test_images_smaller_than_the_patch_are_an_error(tiny_config, workdir, make_pairs):
     pairs = make_pairs({"a_1": (8, 24), "b_1": (8, 24)})
     tiny_config = changed(tiny_config, data__train=str(pairs))
-    with pytest.raises(PairError, match="24x8, smaller than 16 pixels"):
+    with pytest.raises(PairError, match=r"smaller than data\.patch_size 16: a_1 \(24x8\)"):
         train(tiny_config, workdir)
 
 
