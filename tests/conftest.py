@@ -1,11 +1,11 @@
-import gc
 import os
 import tempfile
 
-# Eight devices on one CPU; and compiling, where the tests spend their time, in half of it.
+from tests.compilation import FAST
+
+# Eight devices on one CPU.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {FAST}"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -39,13 +39,6 @@ def make_pairs(tmp_path):
         return root
 
     return make
-
-
-@pytest.fixture
-def collect_garbage():
-    """Coroutines that Orbax leaves unawaited are collected here, and not in another test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ from deblur_jax.weights.folder import (
     best_step,
     check_digest,
     errors_naming,
-    first_line,
     open_manager,
     read_config,
     save_arguments,
 )
+from deblur_jax.weights.items import ItemError, read_items
 
 
 class Checkpoints:
@@ -94,13 +94,12 @@ class Checkpoints:
             **{name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         )
         try:
-            restored = self._manager.restore(step, args=items)
-        except Exception as error:
+            restored = read_items(lambda: self._manager.restore(step, args=items))
+        except ItemError as error:
             older = [s for s in self._manager.all_steps() if s < step]
             advice = f"; delete it to go on from step {max(older)}" if older else ""
             raise CheckpointError(
-                f"{self._folder / str(step)}: damaged, or of another network{advice} "
-                f"({first_line(error)})"
+                f"{self._folder / str(step)}: damaged, or of another network{advice} ({error})"
             ) from error
         for name in wanted:
             check_digest(self._folder / str(step), name, restored[name])

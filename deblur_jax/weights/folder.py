@@ -30,6 +30,7 @@ from deblur_jax.weights.digest import (
     name_of,
 )
 from deblur_jax.weights.errors import CheckpointError
+from deblur_jax.weights.items import ItemError, first_line, read_items
 from deblur_jax.weights.versions import SCHEMA_VERSION, migrated
 
 CHECKPOINTS = "checkpoints"
@@ -217,12 +218,16 @@ def _read_json(folder: epath.Path, item: str, what: str) -> Any:
     # Orbax reads what it wrote: other files may lie beside it, and folders have no order.
     if not (folder / item).exists():
         raise CheckpointError(f"{folder}: {what} is missing (the item {item!r})")
-    items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+    return _read_item(folder, item, ocp.args.JsonRestore(), f"{what} is")
+
+
+def _read_item(folder: epath.Path, item: str, arguments: Any, what: str) -> Any:
+    items = ocp.args.Composite(**{item: arguments})
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            return reader.restore(folder, args=items)[item]
-    except Exception as error:  # a damaged file can fail in any way
-        raise CheckpointError(f"{folder}: {what} is damaged ({first_line(error)})") from error
+            return read_items(lambda: reader.restore(folder, args=items))[item]
+    except ItemError as error:
+        raise CheckpointError(f"{folder}: {what} damaged ({error})") from error
 
 
 def read_network(folder: PathLike) -> tuple[NetworkConfig, ComputeConfig]:
@@ -268,13 +273,8 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
                 f"{folder}: keeps no moving average (config.ema_decay was not set)"
             )
         raise CheckpointError(f"{folder}: its parameters are missing (the item {name!r})")
-    items = ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract)})
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            params = reader.restore(folder, args=items)[name]
-    except Exception as error:
-        message = f"{folder}: its parameters are damaged ({first_line(error)})"
-        raise CheckpointError(message) from error
+    arguments = ocp.args.StandardRestore(abstract)
+    params = _read_item(folder, name, arguments, "its parameters are")
     digest = check_digest(folder, name, params)
     check_finite(folder, params)
     if read_digests(folder) is None:
@@ -332,11 +332,6 @@ def best_step(manager: ocp.CheckpointManager) -> int | None:
 
 def _validation_psnr(metrics: dict[str, float]) -> float:
     return metrics[BEST_METRIC]
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager

@@ -3,12 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.compilation import FAST
+
 ROOT = Path(__file__).parents[2]
 
 
 def environment():
     """One device, compiled fast."""
-    return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return {**os.environ, "XLA_FLAGS": FAST}
 
 
 def run_script(*arguments, timeout=300, **options):

@@ -204,17 +204,11 @@ def test_another_experiment_is_refused(checkpoints, state, tmp_path, tiny_config
         Checkpoints(tmp_path / "run", changed(tiny_config, **values))
 
 
-# Orbax leaves coroutines unawaited where a restore fails; they warn when they are collected.
-unawaited_coroutines = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-
-
 def damage(folder):
     for file in sorted(folder.rglob("d/*")):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@unawaited_coroutines
-@pytest.mark.usefixtures("collect_garbage")
 def test_a_damaged_newest_checkpoint_names_the_one_to_go_on_from(checkpoints, state, tmp_path):
     for step in (1, 2):
         checkpoints.save(step, state, None)
@@ -226,8 +220,6 @@ def test_a_damaged_newest_checkpoint_names_the_one_to_go_on_from(checkpoints, st
     assert "delete it to go on from step 1" in str(error.value)
 
 
-@unawaited_coroutines
-@pytest.mark.usefixtures("collect_garbage")
 def test_damaged_weights_are_named(tiny_weights):
     damage(tiny_weights / "params")
     with pytest.raises(CheckpointError, match="weights: its parameters are damaged"):

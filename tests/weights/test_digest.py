@@ -61,8 +61,6 @@ def flipped(file, generator):
     file.write_bytes(content)
 
 
-@pytest.mark.usefixtures("collect_garbage")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.filterwarnings("ignore:.*was written without digests")
 def test_of_single_flipped_bits_each_is_found_or_harmless(network, tmp_path):
     config, params = network
