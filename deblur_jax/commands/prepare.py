@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from etils import epath
 
+from deblur_jax.commands import synthesize
 from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
 from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Splits
 from deblur_jax.data.folder import BLURRED, PairError, find_pairs
@@ -24,11 +25,14 @@ _UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Says what the command takes."""
-    del words
+    if "synthesize" in words and words[words.index("synthesize") - 1] == "prepare":
+        synthesize.add_arguments(parser)
+        return
     parser.add_argument(
         "source",
         help=f"a benchmark ({', '.join(BENCHMARKS)}), or a folder with blur/ and sharp/, or with "
-        "train/, validation/, test/ that have them",
+        "train/, validation/, test/ that have them; or `synthesize SOURCES OUT`, which makes pairs "
+        "of photographs and footage and has a --help of its own",
     )
     parser.add_argument("out", nargs="?", help="the folder to make (benchmarks: data/NAME)")
     parser.add_argument(
@@ -57,6 +61,9 @@ def run(args: argparse.Namespace) -> None:
         PairError, ImageError: if a pair is incomplete or an image broken; nothing is left behind.
         ArchiveError: if an archive is missing, damaged or hostile.
     """
+    if hasattr(args, "action"):
+        synthesize.run(args)
+        return
     benchmark = BENCHMARKS.get(args.source) if not Path(args.source).is_dir() else None
     if benchmark is not None and args.out is None:
         args.out = f"data/{args.source}"

@@ -1,7 +1,7 @@
 """The section ``data`` of a configuration."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from deblur_jax.config import Section, setting
 
@@ -12,7 +12,9 @@ class DataConfig(Section):
 
     section: ClassVar[str] = "data"
 
-    train: str = setting("synthetic:dynamic", "the data set to train on")
+    train: str = setting(
+        "synthetic:dynamic", "the data set to train on, or several with their shares: A=0.7,B=0.3"
+    )
     validation: str | None = setting(
         None, "a data set of its own for validation; none cuts validation_fraction off train"
     )
@@ -35,3 +37,17 @@ class DataConfig(Section):
     cache_gib: float = setting(
         4.0, "GiB of memory for decoded images, over all workers of a process", at_least=0
     )
+
+    def __post_init__(self) -> None:
+        """Writes a list of data sets and shares as text, and checks every field.
+
+        Raises:
+            ConfigError: naming the field, the value and what it must be.
+        """
+        listed: Any = self.train
+        if isinstance(listed, list | tuple) and all(
+            isinstance(item, list | tuple) and len(item) == 2 for item in listed
+        ):
+            text = ",".join(f"{name}={share}" for name, share in listed)
+            object.__setattr__(self, "train", text)
+        super().__post_init__()

@@ -2,19 +2,18 @@
 
 import functools
 import multiprocessing
-import os
 import pickle
-import signal
-import threading
 from collections.abc import Generator
 
 import grain
 import numpy as np
 from absl import flags
 
-from deblur_jax.data.sources import CachedPairs, PairSource
+from deblur_jax.data.mixture import Mixture, PairSource
+from deblur_jax.data.sources import CachedPairs
 from deblur_jax.data.transforms import random_patch
 from deblur_jax.extensions import load_extensions
+from deblur_jax.runtime.workers import depend_on_parent
 
 _BATCHES_AHEAD = 8
 _READ_THREADS = 4
@@ -52,14 +51,8 @@ def training_batches(
     Yields:
         ``blurred`` and ``sharp``, (batch_size / process_count, patch, patch, 3) uint8.
     """
-    cached = CachedPairs(source, cache_gib * _GIB / max(1, num_workers))
-    patches = (
-        grain.MapDataset.source(WorkerSource(cached))
-        .seed(seed)
-        .shuffle()
-        .repeat(None)
-        .random_map(functools.partial(_patch, size=patch_size))
-    )
+    max_bytes = cache_gib * _GIB / max(1, num_workers)
+    patches = _training_patches(source, patch_size, seed, max_bytes)
     # Batches of one share each, so that a process gets neighbouring rows of the global batch.
     shares = patches.batch(batch_size // process_count, drop_remainder=True)
     batches = shares[process_index::process_count][start_step:]
@@ -76,6 +69,25 @@ def training_batches(
         yield from map(_copied, iterator)
     finally:
         iterator.close()
+
+
+def _training_patches(
+    source: PairSource, size: int, seed: int, max_bytes: float
+) -> grain.MapDataset:
+    """All training patches, endless; of a mixture, its parts in turn by their shares."""
+    if isinstance(source, Mixture):
+        parts = [
+            _training_patches(part, size, seed + position, max_bytes / len(source.sources))
+            for position, part in enumerate(source.sources)
+        ]
+        return grain.MapDataset.mix(parts, source.shares)
+    return (
+        grain.MapDataset.source(WorkerSource(CachedPairs(source, max_bytes)))
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .random_map(functools.partial(_patch, size=size))
+    )
 
 
 class WorkerSource:
@@ -99,22 +111,9 @@ class WorkerSource:
 
     def __setstate__(self, pickled: bytes) -> None:
         if multiprocessing.parent_process() is not None:
-            _depend_on_parent()
+            depend_on_parent()
         load_extensions()
         self._source = pickle.loads(pickled)
-
-
-def _depend_on_parent() -> None:
-    """An input worker leaves Ctrl-C to its parent, and ends when that does, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_after_parent, daemon=True).start()
-
-
-def _end_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(0)
 
 
 def _patch(

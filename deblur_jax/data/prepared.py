@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -43,7 +43,7 @@ class PairsBuilder(_Builder, skip_registration=True):  # type: ignore[call-arg,m
         self,
         *,
         data_dir: PathLike,
-        splits: dict[str, Iterable[EncodedPair]],
+        splits: Mapping[str, Iterable[EncodedPair]],
         several: bool = False,
         description: str = "Pairs of a blurred image and its sharp original.",
     ) -> None:

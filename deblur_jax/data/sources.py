@@ -1,13 +1,14 @@
 """Data sets by name, their splits, and decoded images kept in memory."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from etils import epath
 
 from deblur_jax.data.config import DataConfig
 from deblur_jax.data.folder import BLURRED, FolderPairs, PairError, folder_fingerprint
+from deblur_jax.data.mixture import Mixture, PairSource, named_shares
 from deblur_jax.data.prepared import (
     PreparedPairs,
     is_prepared,
@@ -17,19 +18,6 @@ from deblur_jax.data.prepared import (
 from deblur_jax.data.synthetic import SPLITS, SyntheticPairs
 
 _SYNTHETIC = "synthetic:"
-
-
-class PairSource(Protocol):
-    """Pairs by index: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The names of the pairs, in their order."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
 
 
 def open_pairs(
@@ -75,8 +63,24 @@ def fingerprint(name: str) -> str | None:
     """Identifies the training images of a data set on disk, wherever it is.
 
     That is the SHA-256 of the names and sizes in bytes of its files; of a prepared one, of its
-    index. None for the embedded data set, and for one without a folder.
+    index; of a mixture "A=0.7,B=0.3", of those of its parts and their shares. None for the
+    embedded data set, and for one without a folder.
+
+    Raises:
+        PairError: as ``open_pairs``.
     """
+    shares = named_shares(name)
+    parts = [_fingerprint(part) for part, _ in shares]
+    if len(parts) == 1:
+        return parts[0]
+    described = [
+        f"{part if on_disk is None else on_disk}={share}"
+        for (part, share), on_disk in zip(shares, parts, strict=True)
+    ]
+    return hashlib.sha256(",".join(described).encode("utf-8", "replace")).hexdigest()
+
+
+def _fingerprint(name: str) -> str | None:
     if is_embedded(name):
         return None
     available = available_splits(name)
@@ -107,32 +111,43 @@ def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, Pair
 
     The validation pairs are those of ``config.validation``, if given; else of the data set's own
     validation split; else whole sequences cut off its training split, about
-    ``config.validation_fraction`` of it. They are None where that fraction is 0.
+    ``config.validation_fraction`` of it; of a mixture, those of all its parts. They are None where
+    that fraction is 0.
 
     Raises:
         PairError, ImageError: as ``open_pairs``.
     """
     options = {"size": config.image_size, "seed": seed}
-    train = open_pairs(config.train, "train", length=config.length, **options)
+    shares = named_shares(config.train)
+    parts = [open_pairs(name, "train", length=config.length, **options) for name, _ in shares]
     validation = None
     if config.validation is not None:
         validation = open_pairs(config.validation, "validation", **options)
     elif config.validation_fraction > 0:
-        train, validation = _with_validation(train, config, options)
+        divided = [
+            _with_validation(name, part, config, options)
+            for (name, _), part in zip(shares, parts, strict=True)
+        ]
+        parts = [part for part, _ in divided]
+        validation = _joined([held_out for _, held_out in divided], [1.0] * len(divided))
+    train = _joined(parts, [share for _, share in shares])
     if validation is not None and len(validation) > config.validation_limit:
         spread = np.linspace(0, len(validation) - 1, config.validation_limit).round().astype(int)
         validation = Subset(validation, spread.tolist())
     return train, validation
 
 
+def _joined(sources: Sequence[PairSource], shares: Sequence[float]) -> PairSource:
+    return sources[0] if len(sources) == 1 else Mixture(sources, shares)
+
+
 def _with_validation(
-    train: PairSource, config: DataConfig, options: dict
+    name: str, train: PairSource, config: DataConfig, options: dict
 ) -> tuple[PairSource, PairSource]:
-    if config.train.startswith(_SYNTHETIC):
-        length = config.validation_limit
-        return train, open_pairs(config.train, "validation", length=length, **options)
-    if "validation" in available_splits(config.train):
-        return train, open_pairs(config.train, "validation")
+    if is_embedded(name):
+        return train, open_pairs(name, "validation", length=config.validation_limit, **options)
+    if "validation" in available_splits(name):
+        return train, open_pairs(name, "validation")
     held_out = validation_indices(train.names, config.validation_fraction)
     rest = sorted(set(range(len(train))) - set(held_out))
     return Subset(train, rest), Subset(train, held_out)

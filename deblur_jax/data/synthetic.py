@@ -1,23 +1,22 @@
 """The embedded data set: motion blur made from sharp scenes, without any download.
 
 A scene is a background with objects in front of it. During the exposure the camera and every object
-move along smooth random paths (translation, rotation, zoom); the sub-frames, each composited back
-to front, are averaged. The sharp image is the middle sub-frame. So moving edges cover and uncover
-what is behind them, as they do in front of a real camera.
+move along smooth random paths (translation, rotation, zoom). The blurred image is the average of
+the sub-frames, the sharp image is the middle one.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from deblur_jax.data import scenes
+from deblur_jax.data.exposure import Layer, averaged, inverse_affine
 from deblur_jax.data.folder import PairError
+from deblur_jax.images.files import to_uint8
 
 SPLITS = ("train", "validation", "test")
 NUM_SUBFRAMES = 25
-_GAMMA = 2.2
 _MAX_DISPLACEMENT = 32
 
 
@@ -77,24 +76,12 @@ class SyntheticPairs:
         noise = rng.uniform(0.0, self._family.max_noise)
         return _expose(rng, layers, self._size, linear=linear, noise=noise)
 
-    def layers(self, index: int) -> tuple[list["Layer"], np.random.Generator]:
+    def layers(self, index: int) -> tuple[list[Layer], np.random.Generator]:
         """The scene of item ``index``, background first, and the generator as it is after it."""
         item = range(len(self))[index]
         rng = np.random.default_rng([self._seed, SPLITS.index(self._split), item])
         times = np.linspace(-0.5, 0.5, NUM_SUBFRAMES)
         return _make_layers(rng, self._family, self._split, self._size, times), rng
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """An image with transparency, and where it is at each sub-frame.
-
-    ``poses`` (n, 2, 3) map coordinates of the layer to those of the frame; at the middle sub-frame
-    a pose moves by whole pixels, so that the sharp image is not resampled.
-    """
-
-    image: Image.Image
-    poses: np.ndarray
 
 
 def _make_layers(
@@ -163,7 +150,7 @@ def _reach(camera: np.ndarray, size: int) -> int:
     """How far beyond the frame the camera sees at any sub-frame, in pixels, rounded up."""
     corners = np.array([[x, y, 1] for x in (0, size) for y in (0, size)])
     poses = _placed(camera, size, (size // 2, size // 2))
-    seen = np.stack([corners @ _inverse(pose).T for pose in poses])
+    seen = np.stack([corners @ inverse_affine(pose).T for pose in poses])
     return int(np.ceil(max(-seen.min(), seen.max() - size))) + 2
 
 
@@ -179,37 +166,6 @@ def _expose(
     rng: np.random.Generator, layers: list[Layer], size: int, *, linear: bool, noise: float
 ) -> dict[str, np.ndarray]:
     """Averages the sub-frames to ``blurred``; the middle one is ``sharp``."""
-    total = np.zeros((size, size, 3), np.float32)
-    for t in range(NUM_SUBFRAMES):
-        frame = np.asarray(_composite(layers, t, size), np.float32) / 255.0
-        total += frame**_GAMMA if linear else frame
-        if t == NUM_SUBFRAMES // 2:
-            sharp = frame
-    blurred = total / NUM_SUBFRAMES
-    if linear:
-        blurred = blurred ** (1.0 / _GAMMA)
+    blurred, sharp = averaged(layers, size, linear=linear)
     blurred += rng.normal(0.0, noise / 255.0, blurred.shape)
-    return {"blurred": _to_uint8(blurred), "sharp": _to_uint8(sharp)}
-
-
-def _composite(layers: list[Layer], t: int, size: int) -> Image.Image:
-    frame = Image.new("RGB", (size, size))
-    for position, layer in enumerate(layers):
-        a, b, c, d, e, f = _inverse(layer.poses[t]).ravel()
-        seen = layer.image.transform(
-            (size, size), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC
-        )
-        if position == 0:
-            frame = seen
-        else:
-            frame.paste(seen, mask=seen.getchannel("A"))
-    return frame
-
-
-def _inverse(pose: np.ndarray) -> np.ndarray:
-    inverse = np.linalg.inv(pose[:, :2])
-    return np.concatenate([inverse, -inverse @ pose[:, 2:]], axis=1)
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return {"blurred": to_uint8(blurred), "sharp": to_uint8(sharp)}

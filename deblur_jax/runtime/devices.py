@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deblur_jax.config import ConfigError
+from deblur_jax.runtime.limits import count_cores
 
 DATA_AXIS = "data"
 
@@ -24,13 +25,6 @@ def use_all_cores() -> None:
     if set_by_user or "xla_force_host_platform_device_count" in flags:
         return
     jax.config.update("jax_num_cpu_devices", count_cores())
-
-
-def count_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:

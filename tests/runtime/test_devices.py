@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from deblur_jax.runtime.devices import batch_sharding, count_cores, data_mesh, prefetch_to_device
+from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device
+from deblur_jax.runtime.limits import count_cores
 from tests.commands import ROOT
 
 

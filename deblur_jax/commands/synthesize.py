@@ -1,0 +1,328 @@
+"""``deblur-jax prepare synthesize SOURCES OUT``: pairs made of sharp footage."""
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from PIL import Image
+
+from deblur_jax.data.folder import BLURRED, SHARP, PairError, images_below
+from deblur_jax.data.footage import Clip, FootageScenes, clips_in, is_footage, survey_clip
+from deblur_jax.data.mixture import PairSource
+from deblur_jax.data.motion import Motion
+from deblur_jax.data.photographs import Photograph, survey, validation_share
+from deblur_jax.data.prepared import EncodedPair, PairsBuilder
+from deblur_jax.data.sources import open_pairs
+from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
+from deblur_jax.runtime.files import make_folder, write_whole
+from deblur_jax.runtime.limits import bounded_workers, count_cores
+from deblur_jax.runtime.progress import progress_bar
+from deblur_jax.runtime.workers import parallel_map
+
+_WORKER_BYTES = 1 << 30
+_KINDS = ("photographs", "frames")
+_PERCENTILES = (5, 25, 50, 75, 95)
+_SHEET = (6, 8)
+_MOTION = {field.name: field.default for field in dataclasses.fields(Motion)}
+
+
+class Encoded(NamedTuple):
+    """A pair as PNG files, and what is counted of it."""
+
+    blurred: bytes
+    sharp: bytes
+    psnr: float
+    displacement: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument("action", choices=["synthesize"])
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="folders of photographs, folders of numbered frames at 120 to 240 a second, videos; "
+        "photographs:FOLDER and frames:FOLDER say which, where a folder could be either. Each "
+        "gives the same number of pairs",
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    parser.add_argument("--pairs", type=int, default=2000, help="training pairs to make")
+    parser.add_argument("--size", type=int, default=256, help="height and width, in pixels")
+    parser.add_argument(
+        "--validation_fraction",
+        type=float,
+        default=0.1,
+        help="share of the photographs and sequences that are kept for the validation pairs",
+    )
+    parser.add_argument(
+        "--store",
+        choices=["array_record", "images"],
+        default="array_record",
+        help="few large files, or blur/ and sharp/ with PNG files",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=count_cores(), help="processes")
+    parser.add_argument(
+        "--displacement",
+        type=float,
+        default=_MOTION["typical"],
+        help="of a camera during the exposure, |N(0, so many)| pixels as a rule",
+    )
+    parser.add_argument(
+        "--max_displacement",
+        type=float,
+        default=_MOTION["largest"],
+        help="the limit to it, in pixels",
+    )
+    parser.add_argument(
+        "--large_share",
+        type=float,
+        default=_MOTION["share_large"],
+        help="share of pairs with --displacement to --max_displacement, evenly",
+    )
+    parser.add_argument(
+        "--still_share",
+        type=float,
+        default=_MOTION["share_still"],
+        help="share of pairs in which the camera stands still",
+    )
+    parser.add_argument(
+        "--frames",
+        default="7,13",
+        metavar="LEAST,GREATEST",
+        help="of footage: how many frames a blurred image is the mean of",
+    )
+    parser.add_argument(
+        "--interpolate",
+        action="store_true",
+        help="add frames where things move by more than 1.5 pixels from one to the next "
+        "(needs deblur-jax[video])",
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="PAIRS",
+        help="a data set of real pairs, whose statistics are printed beside",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the pairs.
+
+    Raises:
+        PairError: for a wrong argument, or where nothing can be made of the sources.
+        FolderError, FileError: if OUT can't be written.
+    """
+    least, greatest = _check(args)
+    out = Path(args.out)
+    if out.exists() and any(out.iterdir()):
+        raise PairError(f"{out}: is not empty; nothing was overwritten")
+    beside = {name: open_pairs(name, "train") for name in args.beside}
+    workers = bounded_workers(args.workers, _WORKER_BYTES)
+    sources = [_survey(source, args, least, workers) for source in args.sources]
+    counts = {"train": args.pairs}
+    if args.validation_fraction > 0:
+        counts["validation"] = max(1, round(args.pairs * args.validation_fraction))
+    existed = out.exists()
+    make_folder(out)
+    try:
+        counted = _write(args, out, sources, counts, (least, greatest), workers)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        if existed:
+            make_folder(out)
+        raise
+    print(f"{', '.join(f'{n} pairs ({split})' for split, n in counts.items())} are in {args.out}")
+    for line in _statistics(counted, beside):
+        print(line)
+
+
+class _Scenes(NamedTuple):
+    """What pairs are made of, by split."""
+
+    train: list[Photograph] | list[Clip]
+    validation: list[Photograph] | list[Clip]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """Makes pair i of a split; item i is a pure function of the arguments."""
+
+    makers: Sequence[Callable[[int], SynthesisedPair]]
+
+    def __call__(self, index: int) -> Encoded:
+        pair = self.makers[index % len(self.makers)](index // len(self.makers))
+        difference = pair.blurred.astype(np.float32) - pair.sharp.astype(np.float32)
+        error = float(np.mean(np.square(difference))) / 255.0**2
+        psnr = -10.0 * np.log10(error) if error > 0 else np.inf
+        return Encoded(_png(pair.blurred), _png(pair.sharp), float(psnr), pair.displacement)
+
+
+def _check(args: argparse.Namespace) -> tuple[int, int]:
+    for name, least in (("pairs", 1), ("size", 16), ("workers", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise PairError(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    for name in ("validation_fraction", "large_share", "still_share"):
+        if not 0 <= getattr(args, name) < 1:
+            raise PairError(f"--{name} must be at least 0 and below 1, not {getattr(args, name)}")
+    if not 0 < args.displacement <= args.max_displacement <= 200:
+        raise PairError(
+            "--displacement must be above 0, at most --max_displacement, and that at most 200"
+        )
+    words = args.frames.split(",")
+    if len(words) != 2 or not all(word.strip().isdigit() for word in words):
+        raise PairError(f"--frames must be two numbers, as in 7,13, not {args.frames}")
+    least, greatest = (int(word) for word in words)
+    if not 3 <= least <= greatest or (least == greatest and least % 2 == 0):
+        raise PairError(f"--frames must hold an odd number from 3 on, which {args.frames} does not")
+    return least, greatest
+
+
+def _survey(source: str, args: argparse.Namespace, least: int, workers: int) -> _Scenes:
+    """Looks through one source: all files are opened, and what can't serve is named."""
+    kind, colon, rest = source.partition(":")
+    folder = epath.Path(rest if colon and kind in _KINDS else source).expanduser()
+    if not folder.exists():
+        raise PairError(f"{folder}: no such file or folder")
+    if not (colon and kind in _KINDS):
+        kind = "frames" if is_footage(folder) else "photographs"
+    found: list
+    if kind == "photographs":
+        files = [str(file) for file in images_below(folder)]
+        looked = list(_progress(parallel_map(survey, files, workers), f"{folder}", len(files)))
+        found = [item for item in looked if isinstance(item, Photograph)]
+        refused = [item for item in looked if isinstance(item, str)]
+        names = [os.path.relpath(item.path, folder) for item in found]
+    else:
+        clips, refused = clips_in(folder)
+        looked = [survey_clip(clip, least + 1 - least % 2) for clip in clips]
+        found = [item for item in looked if isinstance(item, Clip)]
+        refused += [item for item in looked if isinstance(item, str)]
+        names = [os.path.relpath(item.files[0], folder.parent) for item in found]
+    for line in refused:
+        print(f"passed over: {line}")
+    what = "photographs" if kind == "photographs" else "sequences"
+    if not found:
+        raise PairError(f"{folder}: has no {what} to make pairs of")
+    print(f"{folder}: {len(found)} {what}, {len(refused)} files or sequences passed over")
+    kept = validation_share([str(i) for i in range(len(found))], names, args.validation_fraction)
+    train = [item for i, item in enumerate(found) if str(i) not in kept]
+    return _Scenes(train, [item for i, item in enumerate(found) if str(i) in kept])
+
+
+def _write(
+    args: argparse.Namespace,
+    out: Path,
+    sources: Sequence[_Scenes],
+    counts: dict[str, int],
+    frames: tuple[int, int],
+    workers: int,
+) -> list[tuple[float, float]]:
+    """Writes all splits, the sheet of examples and a file that says how they were made."""
+    motion = Motion(args.displacement, args.max_displacement, args.large_share, args.still_share)
+    counted: list[tuple[float, float]] = []
+    sheet: list[Encoded] = []
+
+    def pairs(split: str, count: int) -> Iterator[EncodedPair]:
+        makers: list[Callable[[int], SynthesisedPair]] = []
+        seed = args.seed if split == "train" else args.seed + 1_000_003
+        for position, scenes in enumerate(sources):
+            items = getattr(scenes, split)
+            own_seed = seed + 7919 * position
+            if not items:
+                continue
+            if isinstance(items[0], Photograph):
+                makers.append(PhotographScenes(items, args.size, motion, own_seed))
+            else:
+                makers.append(FootageScenes(items, args.size, frames, args.interpolate, own_seed))
+        if not makers:
+            raise PairError("one photograph or sequence is too few: set --validation_fraction=0")
+        made = parallel_map(_Maker(makers), range(count), workers)
+        for index, pair in enumerate(_progress(made, split, count)):
+            counted.append((pair.psnr, pair.displacement))
+            if split == "train" and len(sheet) < _SHEET[0] * _SHEET[1]:
+                sheet.append(pair)
+            yield f"{index:06d}", pair.blurred, pair.sharp
+
+    splits = {split: pairs(split, count) for split, count in counts.items()}
+    if args.store == "images":
+        _write_images(out, splits)
+    else:
+        tfds.disable_progress_bar()
+        PairsBuilder(
+            data_dir=out, splits=splits, description="Pairs synthesised from sharp footage."
+        ).download_and_prepare()
+    _write_sheet(out / "examples.jpg", sheet)
+    told = {name: value for name, value in vars(args).items() if name not in ("run", "command")}
+    write_whole(out / "synthesis.json", json.dumps(told, indent=2, default=str) + "\n")
+    return counted
+
+
+def _write_images(out: Path, splits: dict[str, Iterator[EncodedPair]]) -> None:
+    for split, pairs in splits.items():
+        for kind in (BLURRED, SHARP):
+            make_folder(out / split / kind)
+        for name, blurred, sharp in pairs:
+            assert isinstance(sharp, bytes)
+            write_whole(out / split / BLURRED / f"{name}.png", blurred)
+            write_whole(out / split / SHARP / f"{name}.png", sharp)
+
+
+def _write_sheet(path: Path, pairs: Sequence[Encoded]) -> None:
+    """Blurred above sharp, a few rows of them."""
+    columns = [
+        np.concatenate([np.asarray(Image.open(io.BytesIO(png))) for png in pair[:2]])
+        for pair in pairs
+    ]
+    width = _SHEET[1]
+    whole = len(columns) // width * width or len(columns)
+    rows = [np.concatenate(columns[i : i + width], 1) for i in range(0, whole, width)]
+    stream = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(stream, "jpeg", quality=90)
+    write_whole(path, stream.getvalue())
+
+
+def _statistics(counted: list[tuple[float, float]], beside: dict[str, PairSource]) -> Iterator[str]:
+    yield f"blurred against sharp, dB: percentiles {', '.join(map(str, _PERCENTILES))}, mean"
+    yield _row("these pairs", [psnr for psnr, _ in counted])
+    for name, pairs in beside.items():
+        yield _row(name, [_psnr(pairs[i]) for i in range(len(pairs))])
+    displacements = [displacement for _, displacement in counted if displacement > 0]
+    if displacements:
+        yield "displacement, pixels: percentiles and mean as above"
+        yield _row("these pairs", displacements)
+
+
+def _row(name: str, values: Sequence[float]) -> str:
+    finite = [value for value in values if np.isfinite(value)]
+    numbers = [*np.percentile(finite, _PERCENTILES), np.mean(finite)] if finite else []
+    equal = len(values) - len(finite)
+    more = f"; {equal} of {len(values)} equal" if equal else ""
+    return f"  {name}: " + ", ".join(f"{number:.1f}" for number in numbers) + more
+
+
+def _psnr(pair: dict[str, np.ndarray]) -> float:
+    difference = pair["blurred"].astype(np.float32) - pair["sharp"].astype(np.float32)
+    error = float(np.mean(np.square(difference))) / 255.0**2
+    return float(-10.0 * np.log10(error)) if error > 0 else np.inf
+
+
+def _png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "png", compress_level=3)
+    return stream.getvalue()
+
+
+def _progress(results: Iterator, what: str, count: int) -> Iterator:
+    return progress_bar(results, desc=what, total=count, unit="file" if "/" in what else "pair")

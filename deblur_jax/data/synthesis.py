@@ -1,0 +1,139 @@
+"""Pairs synthesised from sharp photographs: a camera moves in front of layers cut from them."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from deblur_jax.data import scenes
+from deblur_jax.data.exposure import Layer, averaged
+from deblur_jax.data.motion import Camera, Motion, Path, Plane, moved, own_poses
+from deblur_jax.data.photographs import Photograph, random_view
+from deblur_jax.images.files import to_uint8
+
+_SHARE_WITH_OBJECTS = 0.45
+_SHARE_LINEAR = 0.5
+_SHARE_HIGHLIGHTS = 0.3
+_SHARE_NOISY = 0.3
+_SHARE_JPEG = 0.25
+_FEWEST_SUBFRAMES = 9
+_SUBFRAMES_A_PIXEL = 1.1
+"""So many that no copy of an edge is seen beside the next one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisedPair:
+    """A pair, and how far its scene moved.
+
+    Attributes:
+        blurred, sharp: (size, size, 3) uint8.
+        displacement: the longest path of any point of the scene, in pixels.
+    """
+
+    blurred: np.ndarray
+    sharp: np.ndarray
+    displacement: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotographScenes:
+    """Pairs made of photographs; pair i is a pure function of (seed, i) and the photographs.
+
+    Args:
+        photographs: to cut from.
+        size: height and width of a pair, in pixels.
+        motion: how far things move.
+        seed: another one makes other pairs.
+    """
+
+    photographs: Sequence[Photograph]
+    size: int
+    motion: Motion
+    seed: int
+
+    def __call__(self, index: int) -> SynthesisedPair:
+        """Pair ``index``."""
+        rng = np.random.default_rng([self.seed, index])
+        layers, displacement = self._layers(rng)
+        linear = rng.random() < _SHARE_LINEAR
+        highlights = rng.uniform(0.5, 4.0) if rng.random() < _SHARE_HIGHLIGHTS else 0.0
+        blurred, sharp = averaged(layers, self.size, linear=linear, highlights=highlights)
+        return SynthesisedPair(_as_recorded(rng, blurred), to_uint8(sharp), displacement)
+
+    def _layers(self, rng: np.random.Generator) -> tuple[list[Layer], float]:
+        camera = Camera(rng, self.motion.displacement(rng), self.size)
+        tilt = rng.normal(0.0, 0.4, 2)
+        planes = [Plane(tilt=(float(tilt[0]), float(tilt[1])))]
+        owns: list[Path | None] = [None]
+        extents, centres = [0], [np.full(2, self.size / 2)]
+        objects = int(rng.integers(1, 3)) if rng.random() < _SHARE_WITH_OBJECTS else 0
+        for _ in range(objects):
+            planes.append(Plane(depth=float(rng.uniform(0.4, 0.95))))
+            extents.append(int(self.size * rng.uniform(0.35, 0.9)))
+            centres.append(np.round(rng.uniform(0.1, 0.9, 2) * self.size))
+            alone = rng.random() < 0.7
+            displacement = self.motion.own_displacement(rng) if alone else 0.0
+            owns.append(own_poses(rng, displacement, centres[-1]))
+
+        def poses(position: int, times: np.ndarray) -> np.ndarray:
+            seen, own = camera.poses(times, planes[position]), owns[position]
+            return seen if own is None else seen @ own(times)
+
+        coarse = np.linspace(-0.5, 0.5, 17)
+        paths = [
+            _longest(poses(position, coarse), self.size, centre)
+            for position, centre in enumerate(centres)
+        ]
+        count = max(_FEWEST_SUBFRAMES, int(_SUBFRAMES_A_PIXEL * max(paths)))
+        times = np.linspace(-0.5, 0.5, count + (count + 1) % 2)
+
+        background = poses(0, times)
+        margin = _reach(background, self.size)
+        canvas = self.size + 2 * margin
+        view = random_view(rng, self._any_photograph(rng), canvas)
+        layers = [Layer(view, background @ _shift(-margin, -margin))]
+        for position in range(1, len(planes)):
+            extent = extents[position]
+            view = random_view(rng, self._any_photograph(rng), extent)
+            view.putalpha(scenes.shape_mask(rng, extent))
+            corner = centres[position] - extent // 2
+            layers.append(Layer(view, poses(position, times) @ _shift(*corner)))
+        return layers, max(paths)
+
+    def _any_photograph(self, rng: np.random.Generator) -> Photograph:
+        return self.photographs[int(rng.integers(len(self.photographs)))]
+
+
+def _longest(poses: np.ndarray, size: int, centre: np.ndarray) -> float:
+    """The longest path of the centre and four points halfway to the corners, in pixels."""
+    around = np.array([[0, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]]) * size / 4
+    path = moved(poses, centre + around)
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=2)
+    return float(steps.sum(0).max())
+
+
+def _reach(poses: np.ndarray, size: int) -> int:
+    """How far beyond the view the camera sees, in pixels, rounded up."""
+    corners = np.array([[x, y] for x in (0.0, size) for y in (0.0, size)])
+    seen = moved(np.linalg.inv(poses), corners)
+    return int(np.ceil(max(-seen.min(), seen.max() - size, 0.0))) + 3
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def _as_recorded(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """What a camera stores of an image (h, w, 3) in [0, 1]: some with noise, some as JPEG."""
+    if rng.random() < _SHARE_NOISY:
+        # The variance of the noise of a sensor grows with the light.
+        deviation = rng.uniform(0.3, 2.5) / 255.0
+        image = image + rng.normal(size=image.shape) * deviation * np.sqrt(0.3 + 1.4 * image)
+    pixels = to_uint8(image)
+    if rng.random() < _SHARE_JPEG:
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "jpeg", quality=int(rng.integers(85, 98)))
+        pixels = np.asarray(Image.open(stream))
+    return pixels
