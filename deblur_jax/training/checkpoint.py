@@ -4,8 +4,9 @@ A checkpoint is a weights folder, see ``weights/folder.py``, with the optimiser'
 one is kept, the moving average of the parameters.
 """
 
-from collections.abc import Collection
-from typing import Any
+import functools
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,12 @@ from deblur_jax.weights.folder import (
     errors_naming,
     open_manager,
     read_config,
+    read_item,
     save_arguments,
+    saved_steps,
 )
-from deblur_jax.weights.items import ItemError, read_items
+
+Read = TypeVar("Read")
 
 
 class Checkpoints:
@@ -72,16 +76,16 @@ class Checkpoints:
         except OSError as error:
             reason = error.strerror or error
             raise CheckpointError(f"{workdir}: can't be a workdir: {reason}") from None
-        latest = self._manager.latest_step()
+        latest = self.latest_step()
         if latest is not None:
-            self._started = _started(self._folder / str(latest), latest)
+            self._started = self._read(latest, lambda folder: _started(folder, latest))
             self.notes = check_resumable(
                 config, fingerprint, self._started, accept=accept, workdir=self._folder.parent
             )
 
     def restore(self, template: TrainState) -> TrainState | None:
         """The newest state, laid out like ``template``; None in a new workdir."""
-        step = self._manager.latest_step()
+        step = self.latest_step()
         if step is None:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
@@ -90,19 +94,10 @@ class Checkpoints:
         wanted = {PARAMS: abstract.params, OPTIMIZER: optimizer_item}
         if template.ema is not None and (self._folder / str(step) / EMA).exists():
             wanted[EMA] = abstract.ema
-        items = ocp.args.Composite(
-            **{name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
-        )
-        try:
-            restored = read_items(lambda: self._manager.restore(step, args=items))
-        except ItemError as error:
-            older = [s for s in self._manager.all_steps() if s < step]
-            advice = f"; delete it to go on from step {max(older)}" if older else ""
-            raise CheckpointError(
-                f"{self._folder / str(step)}: damaged, or of another network{advice} ({error})"
-            ) from error
-        for name in wanted:
-            check_digest(self._folder / str(step), name, restored[name])
+        restored = {
+            name: self._read(step, functools.partial(_read_arrays, item=name, abstract=item))
+            for name, item in wanted.items()
+        }
         optimizer, ema = restored[OPTIMIZER], None
         if template.ema is not None:
             # A run that kept no average until now begins it with its parameters.
@@ -127,8 +122,8 @@ class Checkpoints:
         trees = {PARAMS: state.params, OPTIMIZER: _optimizer_item(state)}
         if state.ema is not None:
             trees[EMA] = state.ema
-        items = save_arguments(trees, self._stored)
         metrics = None if validation_psnr is None else {BEST_METRIC: validation_psnr}
+        items = save_arguments(trees, self._stored, metrics)
         with errors_naming(self._folder):
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
@@ -153,7 +148,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The newest step there is a checkpoint of."""
-        return self._manager.latest_step()
+        return max(saved_steps(self._manager), default=None)
 
     def best_step(self) -> int | None:
         """The step with the highest validation PSNR, among those that were validated."""
@@ -162,6 +157,15 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the threads that save."""
         self._manager.close()
+
+    def _read(self, step: int, read: Callable[[epath.Path], Read]) -> Read:
+        """Reads something of a checkpoint; an error says from which step the run could go on."""
+        try:
+            return read(self._folder / str(step))
+        except CheckpointError as error:
+            older = [other for other in saved_steps(self._manager) if other < step]
+            advice = f"; delete this folder to go on from step {older[-1]}" if older else ""
+            raise CheckpointError(f"{error}{advice}") from error
 
     def _stored_optimizer_state(self, abstract: TrainState) -> Any:
         """The optimiser's state in the newest checkpoint, without numbers.
@@ -177,6 +181,13 @@ class Checkpoints:
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
         )
+
+
+def _read_arrays(folder: epath.Path, item: str, abstract: Any) -> Any:
+    """One item of a checkpoint, compared with its digest."""
+    arrays = read_item(folder, item, ocp.args.StandardRestore(abstract))
+    check_digest(folder, item, arrays)
+    return arrays
 
 
 def _started(folder: epath.Path, step: int) -> Started:

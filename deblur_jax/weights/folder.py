@@ -9,7 +9,7 @@ are wanted.
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,18 @@ from deblur_jax.weights.versions import SCHEMA_VERSION, migrated
 
 CHECKPOINTS = "checkpoints"
 PARAMS, EMA, OPTIMIZER, CONFIG, DIGEST = "params", "ema", "optimizer", "config", "digest"
-"""Names of the Orbax items."""
+VALIDATION, _VALIDATION_OF_OLD = "validation", "metrics"
+"""Names of the Orbax items; Orbax reads one called "metrics" by itself, and fails if it is
+damaged."""
+_CALLED = {
+    PARAMS: "its parameters are",
+    EMA: "its moving average is",
+    OPTIMIZER: "the state of its optimiser is",
+    CONFIG: "its configuration is",
+    DIGEST: "the digest of its arrays is",
+    VALIDATION: "its validation PSNR is",
+    _VALIDATION_OF_OLD: "its validation PSNR is",
+}
 BEST_METRIC = "validation_psnr"
 
 
@@ -64,19 +75,24 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "config": config}
 
 
-def save_arguments(trees: dict[str, Any], config: dict[str, Any]) -> ocp.args.Composite:
+def save_arguments(
+    trees: dict[str, Any], config: dict[str, Any], metrics: dict[str, float] | None = None
+) -> ocp.args.Composite:
     """What Orbax is to save: trees of arrays by item, a configuration, and the digest of all.
 
     Args:
         trees: by the names of their items.
         config: as of ``describe``.
+        metrics: of its validation, if there was one.
     """
+    validated = {} if metrics is None else {VALIDATION: ocp.args.JsonSave(metrics)}
     digest = {name: digest_of(tree).to_dict() for name, tree in trees.items()}
     return ocp.args.Composite(
         **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
         **{
             CONFIG: ocp.args.JsonSave(describe(config)),
             DIGEST: ocp.args.JsonSave({**digest, CONFIG: digest_of_config(config)}),
+            **validated,
         },
     )
 
@@ -138,11 +154,11 @@ def find_weights(path: PathLike) -> epath.Path:
             "checkpoints, a folder that `deblur-jax convert` made, or an official file"
         )
     manager = open_manager(checkpoints, keep=1, read_only=True)
-    best, latest = best_step(manager), manager.latest_step()
+    best, steps = best_step(manager), saved_steps(manager)
     manager.close()
-    if latest is None:
+    if not steps:
         raise CheckpointError(f"{folder}: its training run has not saved a checkpoint yet")
-    return checkpoints / str(latest if best is None else best)
+    return checkpoints / str(steps[-1] if best is None else best)
 
 
 def read_config(folder: PathLike) -> dict[str, Any]:
@@ -152,7 +168,7 @@ def read_config(folder: PathLike) -> dict[str, Any]:
         CheckpointError: if it is damaged, or of a later version of this package.
     """
     folder = epath.Path(folder).absolute()
-    stored = _read_json(folder, CONFIG, "its configuration")
+    stored = _read_json(folder, CONFIG)
     digest = read_digests(folder)
     try:
         if digest is not None and digest[CONFIG] != digest_of_config(stored["config"]):
@@ -178,7 +194,7 @@ def read_digests(folder: epath.Path) -> dict[str, Any] | None:
     """
     if not (folder / DIGEST).exists():
         return None
-    digests = _read_json(folder, DIGEST, "the digest of its arrays")
+    digests = _read_json(folder, DIGEST)
     well_formed = isinstance(digests, dict) and isinstance(digests.get(CONFIG), str)
     for name, digest in digests.items() if well_formed else ():
         if name != CONFIG:
@@ -214,20 +230,33 @@ def check_digest(folder: epath.Path, item: str, tree: Any) -> Digest:
     return read
 
 
-def _read_json(folder: epath.Path, item: str, what: str) -> Any:
-    # Orbax reads what it wrote: other files may lie beside it, and folders have no order.
+def read_item(folder: epath.Path, item: str, arguments: ocp.args.CheckpointArgs) -> Any:
+    """Reads one Orbax item of a weights folder by the interface that wrote it.
+
+    Args:
+        folder: the weights folder; other files may lie in it, and folders have no order.
+        item: its name.
+        arguments: what Orbax is to restore it to.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
     if not (folder / item).exists():
-        raise CheckpointError(f"{folder}: {what} is missing (the item {item!r})")
-    return _read_item(folder, item, ocp.args.JsonRestore(), f"{what} is")
-
-
-def _read_item(folder: epath.Path, item: str, arguments: Any, what: str) -> Any:
+        raise CheckpointError(f"{folder}: {_CALLED[item]} missing (the item {item!r})")
+    own_handlers = {}
+    if item == _VALIDATION_OF_OLD:
+        own_handlers[item] = ocp.JsonCheckpointHandler(filename=item)
+    handler = ocp.CompositeCheckpointHandler(**own_handlers)
     items = ocp.args.Composite(**{item: arguments})
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(handler) as reader:
             return read_items(lambda: reader.restore(folder, args=items))[item]
     except ItemError as error:
-        raise CheckpointError(f"{folder}: {what} damaged ({error})") from error
+        raise CheckpointError(f"{folder}: {_CALLED[item]} damaged ({error})") from error
+
+
+def _read_json(folder: epath.Path, item: str) -> Any:
+    return read_item(folder, item, ocp.args.JsonRestore())
 
 
 def read_network(folder: PathLike) -> tuple[NetworkConfig, ComputeConfig]:
@@ -267,14 +296,9 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
         nnx.state(abstract_model(model)),
     )
     name = EMA if ema else PARAMS
-    if not (folder / name).exists():
-        if ema:
-            raise CheckpointError(
-                f"{folder}: keeps no moving average (config.ema_decay was not set)"
-            )
-        raise CheckpointError(f"{folder}: its parameters are missing (the item {name!r})")
-    arguments = ocp.args.StandardRestore(abstract)
-    params = _read_item(folder, name, arguments, "its parameters are")
+    if ema and not (folder / name).exists():
+        raise CheckpointError(f"{folder}: keeps no moving average (config.ema_decay was not set)")
+    params = read_item(folder, name, ocp.args.StandardRestore(abstract))
     digest = check_digest(folder, name, params)
     check_finite(folder, params)
     if read_digests(folder) is None:
@@ -305,33 +329,94 @@ def open_manager(
         folder: ``WORKDIR/checkpoints``.
         keep: how many of the newest checkpoints to keep, besides the best.
         read_only: make and delete nothing.
+
+    Raises:
+        CheckpointError: if a checkpoint of an earlier version has a damaged validation PSNR.
     """
     policy = checkpoint_managers.AnyPreservationPolicy(
-        [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=_validation_psnr, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
+        [checkpoint_managers.LatestN(keep), _Best(folder)]
     )
     options = ocp.CheckpointManagerOptions(
-        best_fn=_validation_psnr,
         preservation_policy=policy,
         read_only=read_only,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    try:
+        return ocp.CheckpointManager(folder.absolute(), options=options)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder}: the validation PSNR of a checkpoint is damaged ({first_line(error)}): "
+            f"delete the folder {_VALIDATION_OF_OLD} in it"
+        ) from error
+
+
+def saved_steps(manager: ocp.CheckpointManager) -> list[int]:
+    """The steps there are checkpoints of, in order; an empty folder is none."""
+    folder = epath.Path(manager.directory)
+    return [step for step in sorted(manager.all_steps()) if _has_items(folder / str(step))]
+
+
+def _has_items(checkpoint: epath.Path) -> bool:
+    try:
+        return any(checkpoint.iterdir())
+    except FileNotFoundError:  # a training run deletes its older checkpoints meanwhile
+        return False
 
 
 def best_step(manager: ocp.CheckpointManager) -> int | None:
     """The step with the highest validation PSNR; None if none was validated."""
-    validated = [step for step in sorted(manager.all_steps()) if manager.metrics(step)]
-    return max(validated, key=lambda s: _validation_psnr(manager.metrics(s)), default=None)
+    return _best_of(epath.Path(manager.directory), saved_steps(manager))
 
 
-def _validation_psnr(metrics: dict[str, float]) -> float:
-    return metrics[BEST_METRIC]
+def _best_of(checkpoints: epath.Path, steps: Sequence[int]) -> int | None:
+    found = {step: _validation_psnr(checkpoints / str(step)) for step in steps}
+    validated = {step: psnr for step, psnr in found.items() if psnr is not None}
+    return max(validated, key=lambda step: validated[step], default=None)
+
+
+def _validation_psnr(checkpoint: epath.Path) -> float | None:
+    """The validation PSNR of a checkpoint; None without one, with a warning if it is damaged."""
+    names = [name for name in (VALIDATION, _VALIDATION_OF_OLD) if (checkpoint / name).exists()]
+    if not names:
+        return None
+    try:
+        stored = _read_json(checkpoint, names[0])
+        return float(stored[BEST_METRIC])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        if not checkpoint.exists():  # a training run has deleted it meanwhile
+            return None
+        warnings.warn(
+            f"{checkpoint}: its validation PSNR is damaged, so it can't be the best checkpoint",
+            stacklevel=2,
+        )
+        return None
+
+
+class _Best:
+    """Orbax's policy to preserve the checkpoint with the highest validation PSNR.
+
+    Orbax's own reads the metrics of all checkpoints when it starts, and fails at a damaged one.
+    """
+
+    def __init__(self, checkpoints: epath.Path) -> None:
+        self._checkpoints = checkpoints
+        self._known: dict[int, float | None] = {}
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: checkpoint_managers.PreservationContext
+    ) -> list[bool]:
+        del context
+        for checkpoint in checkpoints:
+            if checkpoint.metrics:  # of this run: it may still be on its way to the disk
+                self._known[checkpoint.step] = checkpoint.metrics[BEST_METRIC]
+            elif checkpoint.step not in self._known:
+                folder = self._checkpoints / str(checkpoint.step)
+                self._known[checkpoint.step] = _validation_psnr(folder)
+        psnr = {checkpoint.step: self._known[checkpoint.step] for checkpoint in checkpoints}
+        validated = {step: value for step, value in psnr.items() if value is not None}
+        best = max(validated, key=lambda step: validated[step], default=None)
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -216,8 +217,68 @@ def test_a_damaged_newest_checkpoint_names_the_one_to_go_on_from(checkpoints, st
     damage(tmp_path / "run/checkpoints/2/params")
     with pytest.raises(CheckpointError) as error:
         checkpoints.restore(state)
-    assert "checkpoints/2: damaged" in str(error.value)
-    assert "delete it to go on from step 1" in str(error.value)
+    message = str(error.value)
+    assert "checkpoints/2: its parameters are damaged (" in message
+    assert message.endswith("; delete this folder to go on from step 1")
+
+
+@pytest.mark.parametrize(
+    ("item", "called"),
+    [
+        ("params", "its parameters are"),
+        ("optimizer", "the state of its optimiser is"),
+        ("config", "its configuration is"),
+    ],
+)
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_each_item_says_what_it_is(checkpoints, state, tmp_path, tiny_config, item, called, harm):
+    for step in (1, 2):
+        checkpoints.save(step, state, None)
+    checkpoints.wait()
+    folder = tmp_path / "run/checkpoints/2" / item
+    if harm == "missing":
+        shutil.rmtree(folder)
+    elif item == "config":
+        (folder / "metadata").write_text("{")
+    else:
+        damage(folder)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoints(tmp_path / "run", tiny_config).restore(state)
+    assert f"checkpoints/2: {called} {harm}" in str(error.value)
+    assert "delete this folder to go on from step 1" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\x00{", b"[]", b"{}", b'{"validation_psnr": "high"}'])
+def test_a_damaged_validation_costs_no_more_than_the_best_checkpoint(
+    checkpoints, state, tmp_path, tiny_config, content
+):
+    for step, psnr in ((1, 30.0), (2, 20.0)):
+        checkpoints.save(step, scaled(state, step), psnr)
+    checkpoints.wait()
+    folder = tmp_path / "run"
+    (folder / "checkpoints/1/validation/metadata").write_bytes(content)
+    with pytest.warns(UserWarning, match="1: its validation PSNR is damaged"):
+        assert find_weights(folder).name == "2"
+    again = Checkpoints(folder, tiny_config)
+    assert again.restore(state).step == 2
+    with pytest.warns(UserWarning, match="1: its validation PSNR is damaged"):
+        again.save(3, state, 5.0)
+    again.wait()
+    assert again.best_step() == 2
+    again.close()
+
+
+def test_an_empty_folder_is_no_checkpoint(checkpoints, state, tmp_path, tiny_config):
+    checkpoints.save(1, state, None)
+    checkpoints.wait()
+    (tmp_path / "run/checkpoints/8").mkdir()
+    assert find_weights(tmp_path / "run").name == "1"
+    again = Checkpoints(tmp_path / "run", tiny_config)
+    assert again.restore(state).step == 1
+    again.save(2, state, None)
+    again.wait()
+    assert again.latest_step() == 2
+    again.close()
 
 
 def test_damaged_weights_are_named(tiny_weights):
