@@ -5,12 +5,15 @@ import os
 import sys
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from deblur_jax.config import ConfigError
 
 _HEARTBEAT_SECONDS = 30
 _BARRIER_SECONDS = 24 * 3600
+_TEXT_BYTES = 1000
 
 
 FLAGS = {
@@ -85,3 +88,19 @@ def wait_for_all(name: str) -> None:
     """Returns when every process has called it; the coordinator counts them, without devices."""
     if jax.process_count() > 1:
         multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * _BARRIER_SECONDS)
+
+
+def broadcast_text(text: str) -> str:
+    """Sends a text from process 0 to all processes; every process calls it.
+
+    Args:
+        text: what process 0 says, cut after 1,000 bytes; that of the others does not matter.
+
+    Returns:
+        What process 0 says.
+    """
+    said = text.encode("utf-8", "replace")[:_TEXT_BYTES]
+    padded = np.zeros(_TEXT_BYTES, np.uint8)
+    padded[: len(said)] = np.frombuffer(said, np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
+    return received.tobytes().rstrip(b"\0").decode("utf-8", "ignore")

@@ -35,6 +35,7 @@ from deblur_jax.models import (
 from deblur_jax.runtime import signals
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.lock import only_run_in
 from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.training.checkpoint import Checkpoints
 from deblur_jax.training.config import Config
@@ -80,6 +81,7 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
 
     Raises:
         CheckpointError: if a checkpoint can't be written or read, or is of another experiment.
+        LockedError: if another run is at work in the workdir.
         LogError: if the log can't be written.
         NonFiniteError: after more than ``config.max_skipped_steps`` non-finite steps.
         PairError, ImageError: if the data is broken.
@@ -107,41 +109,46 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
         accumulation_steps=config.accumulation_steps,
         ema_decay=config.ema_decay,
     )
-    checkpoints = Checkpoints(
-        workdir,
-        config,
-        fingerprint=fingerprint(config.data.train),
-        accept={*accept, *(["batch_size"] if config.accept_batch_size else [])},
-    )
-    state = _initial_state(config, params, optimizer, checkpoints, mesh)
-    start_step = int(state.step)
 
-    # ------------------------------------------------------------------------------------------ log
-    log = RunLog(workdir, start_step)
-    log.note(
-        f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
-        f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
-    )
-    for note in [config.about, *checkpoints.notes]:
-        if note:
-            log.note(note)
-
-    # -------------------------------------------------------------------------------------- loop
-    batches = training_batches(
-        training_pairs,
-        batch_size=config.batch_size,
-        patch_size=config.data.patch_size,
-        seed=config.seed,
-        start_step=start_step,
-        num_workers=config.data.num_workers,
-        cache_gib=config.data.cache_gib,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    validate = functools.partial(_validate, _validation_restorer(config, params), validation_pairs)
+    # -------------------------------------------------------------------------------- checkpoints
     with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(only_run_in(workdir))
+        checkpoints = Checkpoints(
+            workdir,
+            config,
+            fingerprint=fingerprint(config.data.train),
+            accept={*accept, *(["batch_size"] if config.accept_batch_size else [])},
+        )
         stack.callback(checkpoints.close)
+        state = _initial_state(config, params, optimizer, checkpoints, mesh)
+        start_step = int(state.step)
+
+        # ----------------------------------------------------------------------------------- log
+        log = RunLog(workdir, start_step)
         stack.callback(log.close)
+        log.note(
+            f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
+            f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
+        )
+        for note in [config.about, *checkpoints.notes]:
+            if note:
+                log.note(note)
+
+        # ---------------------------------------------------------------------------------- loop
+        batches = training_batches(
+            training_pairs,
+            batch_size=config.batch_size,
+            patch_size=config.data.patch_size,
+            seed=config.seed,
+            start_step=start_step,
+            num_workers=config.data.num_workers,
+            cache_gib=config.data.cache_gib,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        validate = functools.partial(
+            _validate, _validation_restorer(config, params), validation_pairs
+        )
         stack.enter_context(contextlib.closing(batches))
         stack.enter_context(watch_other_processes())
         stop = stack.enter_context(_Stop())
@@ -160,10 +167,12 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
             step += 1
             if step % config.checkpoint_every == 0 and step < config.num_steps:
                 monitor.catch_up()
+                lock.check()
                 checkpoints.save(step, state, validate(state, log))
 
         # ----------------------------------------------------------------------------------- end
         monitor.catch_up()
+        lock.check()
         finished = step == config.num_steps
         if checkpoints.latest_step() != step:
             checkpoints.save(step, state, validate(state, log) if finished else None)

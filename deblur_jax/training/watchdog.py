@@ -13,11 +13,10 @@ import threading
 from collections.abc import Iterator
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from deblur_jax.runtime.processes import broadcast_text
 
 _BYE = b"bye"
-_ADDRESS_BYTES = 256
 _SECONDS_TO_CONNECT = 60
 
 
@@ -45,7 +44,7 @@ def _connect_as_first() -> dict[str, socket.socket]:
     host = socket.gethostname()
     with contextlib.suppress(OSError):
         host = socket.gethostbyname(host)
-    _broadcast(f"{host}:{server.getsockname()[1]}")
+    broadcast_text(f"{host}:{server.getsockname()[1]}")
     connections = {}
     with server:
         for _ in range(jax.process_count() - 1):
@@ -56,19 +55,11 @@ def _connect_as_first() -> dict[str, socket.socket]:
 
 
 def _connect_to_first() -> dict[str, socket.socket]:
-    host, _, port = _broadcast("").rpartition(":")
+    host, _, port = broadcast_text("").rpartition(":")
     connection = socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT)
     connection.settimeout(None)
     connection.sendall(jax.process_index().to_bytes(4))
     return {"process 0, or another": connection}
-
-
-def _broadcast(address: str) -> str:
-    """Sends the address of process 0 to all processes."""
-    padded = np.zeros(_ADDRESS_BYTES, np.uint8)
-    padded[: len(address)] = np.frombuffer(address.encode(), np.uint8)
-    said = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
-    return said.tobytes().rstrip(b"\0").decode()
 
 
 def _wait_for_end(name: str, connection: socket.socket) -> None:

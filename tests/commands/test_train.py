@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from deblur_jax.runtime.lock import only_run_in
 from deblur_jax.weights.load import load_weights
-from tests.commands import ROOT, environment, run_script
+from tests.commands import ROOT, environment, run_command, run_script
 
 CONFIG = ROOT / "tests/fixtures/tiny_run.py"
 NUM_STEPS = 60
@@ -126,3 +127,24 @@ def test_a_wrong_command_line_gets_one_line(arguments, message, tmp_path):
     assert line.startswith("error: ")
     assert message in line
     assert not (tmp_path / "x").exists()
+
+
+def test_a_second_run_in_a_workdir_is_refused(tmp_path):
+    with only_run_in(tmp_path / "run"):
+        result = run_train(tmp_path / "run")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"{tmp_path / 'run'}: another run is at work here (host" in line
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_readers_take_no_lock(tiny_weights, make_pairs, tmp_path):
+    root = make_pairs({"a": (16, 16)})
+    with only_run_in(tiny_weights):
+        out = tmp_path / "restored"
+        restored = run_command(
+            "restore", root / "blur/a.png", "--weights", tiny_weights, "--out", out
+        )
+        assert restored.returncode == 0, restored.stderr
+        words = ("--weights", tiny_weights, "--data", root, "--out", tmp_path / "evaluated")
+        assert run_command("evaluate", *words).returncode == 0
