@@ -6,9 +6,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Never
 
 from absl import logging
+
+_SECONDS_TO_RELEASE = 5.0
 
 
 class UserError(Exception):
@@ -35,7 +37,27 @@ def one_line_errors() -> Iterator[None]:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Not sys.exit: the tasks that a failed save leaves behind would bury the line.
-        os._exit(1)
+        end_process(1)
+
+
+def end_process(status: int) -> Never:
+    """Ends the process at once, whatever threads of libraries wait for.
+
+    Child processes are ended, and their semaphores given back: the process that watches over these
+    would complain of each that is left.
+    """
+    threading.excepthook = lambda _: None  # threads of libraries lose what they wait for
+    releasing = threading.Thread(target=_release_children, daemon=True)
+    releasing.start()
+    releasing.join(_SECONDS_TO_RELEASE)
+    os._exit(status)
+
+
+def _release_children() -> None:
+    at_exit = getattr(sys.modules.get("multiprocessing.util"), "_exit_function", None)
+    if at_exit is not None:
+        with contextlib.suppress(Exception):
+            at_exit()
 
 
 def _print_warning(message: Warning | str, *place: Any, **more: Any) -> None:

@@ -263,6 +263,7 @@ def _write(
         PairsBuilder(
             data_dir=out, splits=splits, description="Pairs synthesised from sharp footage."
         ).download_and_prepare()
+        shutil.rmtree(out / "downloads", ignore_errors=True)
     _write_sheet(out / "examples.jpg", sheet)
     told = {name: value for name, value in vars(args).items() if name not in ("run", "command")}
     write_whole(out / "synthesis.json", json.dumps(told, indent=2, default=str) + "\n")

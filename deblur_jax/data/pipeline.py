@@ -1,6 +1,7 @@
 """Batches of training patches: the batch of a step depends on (seed, step) alone."""
 
 import functools
+import math
 import multiprocessing
 import pickle
 from collections.abc import Generator
@@ -9,15 +10,18 @@ import grain
 import numpy as np
 from absl import flags
 
+from deblur_jax.data.cache import CachedPairs, SharedPairs
 from deblur_jax.data.mixture import Mixture, PairSource
-from deblur_jax.data.sources import CachedPairs
 from deblur_jax.data.transforms import random_patch
 from deblur_jax.extensions import load_extensions
-from deblur_jax.runtime.workers import depend_on_parent
+from deblur_jax.runtime.limits import bounded_workers, memory_bytes
+from deblur_jax.runtime.workers import depend_on_parent, start_resource_tracker
 
 _BATCHES_AHEAD = 8
 _READ_THREADS = 4
 _GIB = 2**30
+_WORKER_BYTES = 2**29
+"""Memory that a worker needs besides the cache."""
 
 
 def training_batches(
@@ -43,16 +47,18 @@ def training_batches(
         patch_size: height and width of the patches, in pixels.
         seed: of permutations and patches.
         start_step: the step of the first batch.
-        num_workers: processes that read and crop; 0 for threads of this process.
-        cache_gib: memory for decoded images, divided among the workers.
+        num_workers: processes that read and crop, as many of them as cores and memory have room
+            for; 0 for threads of this process.
+        cache_gib: memory for decoded images, which the workers share.
         process_index: which share of every batch to give, 0 to ``process_count`` - 1.
         process_count: number of shares; it divides ``batch_size``.
 
     Yields:
         ``blurred`` and ``sharp``, (batch_size / process_count, patch, patch, 3) uint8.
     """
-    max_bytes = cache_gib * _GIB / max(1, num_workers)
-    patches = _training_patches(source, patch_size, seed, max_bytes)
+    num_workers = count_workers(num_workers)
+    max_bytes = min(cache_gib * _GIB, (memory_bytes() or math.inf) / 2)
+    patches = _training_patches(source, patch_size, seed, max_bytes, num_workers)
     # Batches of one share each, so that a process gets neighbouring rows of the global batch.
     shares = patches.batch(batch_size // process_count, drop_remainder=True)
     batches = shares[process_index::process_count][start_step:]
@@ -63,6 +69,7 @@ def training_batches(
     if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, parsed or not
+        start_resource_tracker()
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     iterator = iter(iterable)
     try:
@@ -72,22 +79,36 @@ def training_batches(
 
 
 def _training_patches(
-    source: PairSource, size: int, seed: int, max_bytes: float
+    source: PairSource, size: int, seed: int, max_bytes: float, num_workers: int
 ) -> grain.MapDataset:
     """All training patches, endless; of a mixture, its parts in turn by their shares."""
     if isinstance(source, Mixture):
         parts = [
-            _training_patches(part, size, seed + position, max_bytes / len(source.sources))
+            _training_patches(
+                part, size, seed + position, max_bytes / len(source.sources), num_workers
+            )
             for position, part in enumerate(source.sources)
         ]
         return grain.MapDataset.mix(parts, source.shares)
     return (
-        grain.MapDataset.source(WorkerSource(CachedPairs(source, max_bytes)))
+        grain.MapDataset.source(WorkerSource(_cached(source, max_bytes, num_workers)))
         .seed(seed)
         .shuffle()
         .repeat(None)
         .random_map(functools.partial(_patch, size=size))
     )
+
+
+def _cached(source: PairSource, max_bytes: float, num_workers: int) -> PairSource:
+    sizes = getattr(source, "sizes", None)
+    if num_workers and sizes is not None:
+        return SharedPairs(source, sizes, max_bytes)
+    return CachedPairs(source, max_bytes / max(1, num_workers))
+
+
+def count_workers(wanted: int) -> int:
+    """How many input workers are started of those that ``data.num_workers`` asks for."""
+    return bounded_workers(wanted, _WORKER_BYTES)
 
 
 class WorkerSource:

@@ -220,31 +220,3 @@ class Subset:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return self._source[self._indices[index]]
-
-
-class CachedPairs:
-    """Keeps decoded pairs of a source in memory, as many as fit.
-
-    Args:
-        source: the pairs.
-        max_bytes: memory to use; pairs met after it is full are read anew each time.
-    """
-
-    def __init__(self, source: PairSource, max_bytes: float) -> None:
-        self._source = source
-        self._free_bytes = max_bytes
-        self._kept: dict[int, dict[str, np.ndarray]] = {}
-        self.names = source.names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if index in self._kept:
-            return self._kept[index]
-        pair = self._source[index]
-        size = sum(image.nbytes for image in pair.values())
-        if size <= self._free_bytes:
-            self._free_bytes -= size
-            self._kept[index] = pair
-        return pair

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from deblur_jax.errors import end_process
+
 _unfinished: set[Any] = set()
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _SECONDS_TO_FLUSH = 1.0
@@ -133,7 +135,7 @@ def _end(number: int) -> None:
     flushing.start()
     flushing.join(_SECONDS_TO_FLUSH)
     _write(f"stopped by {signal_name(number)}")
-    os._exit(exit_status(number))
+    end_process(exit_status(number))
 
 
 def _write(line: str) -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_training_pairs
-from deblur_jax.data.pipeline import training_batches
+from deblur_jax.data.pipeline import count_workers, training_batches
 from deblur_jax.data.sources import check_sizes, fingerprint
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
@@ -130,7 +130,7 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
             f"{config.model.name}, {count_params(params):,} parameters, {mesh.size} x {platform}; "
             f"{len(training_pairs)} training pairs; step {start_step} of {config.num_steps}"
         )
-        for note in [config.about, *checkpoints.notes]:
+        for note in [config.about, *checkpoints.notes, *_notes_on_workers(config)]:
             if note:
                 log.note(note)
 
@@ -178,6 +178,13 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
             checkpoints.save(step, state, validate(state, log) if finished else None)
         checkpoints.wait()
         return Outcome(step, finished, checkpoints.best_step(), None if finished else stop.signal())
+
+
+def _notes_on_workers(config: Config) -> list[str]:
+    wanted, started = config.data.num_workers, count_workers(config.data.num_workers)
+    if started == wanted:
+        return []
+    return [f"config.data.num_workers is {wanted}; cores and memory have room for {started}"]
 
 
 def _with_global_batch(config: Config) -> Config:

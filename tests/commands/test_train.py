@@ -148,3 +148,18 @@ def test_readers_take_no_lock(tiny_weights, make_pairs, tmp_path):
         assert restored.returncode == 0, restored.stderr
         words = ("--weights", tiny_weights, "--data", root, "--out", tmp_path / "evaluated")
         assert run_command("evaluate", *words).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm here")
+def test_an_error_with_input_workers_leaves_no_word_and_no_memory(make_pairs, tmp_path):
+    root = make_pairs({f"a_{i}": (24, 24) for i in range(4)})
+    file = root / "blur/a_2.png"
+    file.write_bytes(file.read_bytes()[:600])
+    before = set(Path("/dev/shm").iterdir())
+    words = (f"--config.data.train={root}", "--config.data.validation_fraction=0")
+    result = run_train(tmp_path / "run", *words, "--config.data.num_workers=2")
+    assert result.returncode == 1
+    *_, last = result.stderr.splitlines()
+    assert last.startswith(f"error: {file}: can't be read: ")
+    assert "leaked" not in result.stderr
+    assert set(Path("/dev/shm").iterdir()) <= before

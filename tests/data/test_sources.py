@@ -1,39 +1,14 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
 from deblur_jax.data.config import DataConfig
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.sources import (
-    CachedPairs,
     open_pairs,
     open_training_pairs,
     validation_indices,
 )
-
-
-class CountingPairs:
-    def __init__(self, length=4):
-        self.names = [str(i) for i in range(length)]
-        self.reads = 0
-
-    def __len__(self):
-        return len(self.names)
-
-    def __getitem__(self, index):
-        self.reads += 1
-        return {key: np.full((10, 10, 3), index, np.uint8) for key in ("blurred", "sharp")}
-
-
-def test_cache_reads_what_fits_once():
-    source = CountingPairs()
-    cached = CachedPairs(source, max_bytes=2 * 600)
-    for _ in range(3):
-        for index in range(4):
-            assert cached[index]["sharp"][0, 0, 0] == index
-    assert source.reads == 2 + 3 * 2
-    assert len(cached) == 4
 
 
 def test_splits_are_folders(make_pairs, tmp_path):
