@@ -13,6 +13,7 @@ import deblur_jax
 from deblur_jax.commands.flags import flag_values
 from deblur_jax.errors import UsageError, one_line_errors
 from deblur_jax.extensions import name_extensions
+from deblur_jax.runtime.names import show_any_name
 from deblur_jax.runtime.signals import stop_at_signals
 
 COMMANDS = {
@@ -45,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> None:
         words: the command line without the program; that of the process by default.
     """
     words = list(sys.argv[1:] if words is None else words)
+    show_any_name()
     with one_line_errors(), stop_at_signals():
         args = make_parser(words).parse_args(words)
         name_extensions(args.extensions)

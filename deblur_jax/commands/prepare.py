@@ -17,7 +17,7 @@ from deblur_jax.data.folder import BLURRED, PairError, find_pairs
 from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
 from deblur_jax.data.prepared import NAME, EncodedPair, PairsBuilder, is_prepared
 from deblur_jax.data.sources import UNDIVIDED, available_splits
-from deblur_jax.runtime.files import check_output_folder, make_folder
+from deblur_jax.runtime.files import check_output_folder, check_utf_8, make_folder
 
 _TRAINING = ("train", UNDIVIDED)
 _UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
         args.out = f"data/{args.source}"
     _check(args, benchmark)
     out = Path(args.out)
+    check_utf_8(args.out)
     check_output_folder(args.out)
     _clear_what_was_stopped(out)
     with contextlib.ExitStack() as stack:

@@ -23,7 +23,7 @@ from deblur_jax.data.photographs import Photograph, survey, validation_share
 from deblur_jax.data.prepared import EncodedPair, PairsBuilder
 from deblur_jax.data.sources import open_pairs
 from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
-from deblur_jax.runtime.files import make_folder, write_whole
+from deblur_jax.runtime.files import check_utf_8, make_folder, write_whole
 from deblur_jax.runtime.limits import bounded_workers, count_cores
 from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.runtime.workers import parallel_map
@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> None:
         FolderError, FileError: if OUT can't be written.
     """
     least, greatest = _check(args)
+    check_utf_8(args.out)
     out = Path(args.out)
     if out.exists() and any(out.iterdir()):
         raise PairError(f"{out}: is not empty; nothing was overwritten")

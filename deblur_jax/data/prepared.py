@@ -13,6 +13,7 @@ from PIL import Image
 
 from deblur_jax.data.folder import PairError
 from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.names import shown
 
 _INFO_FILE = "dataset_info.json"
 NAME = "pairs"
@@ -74,7 +75,11 @@ class PairsBuilder(_Builder, skip_registration=True):  # type: ignore[call-arg,m
         for name, blurred, sharp in pairs:
             # Encoded bytes pass through TFDS untouched; it would encode arrays with TensorFlow.
             stored = io.BytesIO(sharp) if isinstance(sharp, bytes) else sharp
-            yield name, {"name": name, "blurred": io.BytesIO(blurred), "sharp": stored}
+            stored_name = name.encode("utf-8", "surrogateescape")
+            yield (
+                shown(name),
+                {"name": stored_name, "blurred": io.BytesIO(blurred), "sharp": stored},
+            )
 
 
 class PreparedPairs:
@@ -164,4 +169,4 @@ def _version_folder(folder: PathLike) -> epath.Path | None:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)

@@ -24,6 +24,7 @@ from deblur_jax.inference.devices import ParallelRestorer
 from deblur_jax.inference.restorer import NOT_FINITE, Restorer
 from deblur_jax.models import count_params
 from deblur_jax.runtime.files import PathLike, check_output_folder, make_folder, write_whole
+from deblur_jax.runtime.names import file_name
 from deblur_jax.runtime.operations import multiply_accumulates
 from deblur_jax.runtime.processes import wait_for_all
 from deblur_jax.runtime.progress import progress_bar
@@ -145,7 +146,7 @@ def prepare_out(out: PathLike, described: dict[str, Any], *, replace: bool) -> N
     check_output_folder(out)
     folder = epath.Path(out)
     stored = _stored_identity(folder / RESULTS)
-    wanted = {key: described.get(key) for key in IDENTITY}
+    wanted = json.loads(report.to_json({key: described.get(key) for key in IDENTITY}))
     if jax.process_index() == 0 and stored not in (None, wanted):
         if not replace:
             key = next(key for key in IDENTITY if stored.get(key) != wanted[key])
@@ -260,7 +261,7 @@ def _score_and_save(
     )
     sheet = report.comparison_sheet(job.blurred, restored, sharp, row)
     for folder, image in ((_RESTORED, restored), (_SHEETS, np.asarray(sheet) / 255)):
-        file = out / folder / f"{job.name}.png"
+        file = out / folder / file_name(job.name, ".png")
         make_folder(file.parent)
         write_image(file, StoredImage(image))
     return row

@@ -18,6 +18,7 @@ from deblur_jax.evaluation.protocols import PROTOCOLS
 from deblur_jax.evaluation.report_page import page
 from deblur_jax.images.files import to_uint8
 from deblur_jax.runtime.files import write_whole
+from deblur_jax.runtime.names import shown
 
 _CAPTION_HEIGHT = 22
 _NAMED = (
@@ -211,7 +212,7 @@ def comparison_sheet(
 
 def to_json(value: Any) -> str:
     """One JSON object; numbers that are not finite become null, since JSON has none."""
-    return json.dumps(_finite(value), indent=2) + "\n"
+    return json.dumps(_storable(value), indent=2) + "\n"
 
 
 def write_json(path: epath.Path, value: Any) -> None:
@@ -219,9 +220,11 @@ def write_json(path: epath.Path, value: Any) -> None:
     write_whole(path, to_json(value))
 
 
-def _finite(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _storable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [_storable(inner) for inner in value]
+    if isinstance(value, str):
+        return shown(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,6 +15,7 @@ from PIL import Image
 
 from deblur_jax.data import PairSource
 from deblur_jax.images.files import read_rgb
+from deblur_jax.runtime.names import file_name
 
 _TEMPLATE = "report.html"
 _CROP = 240
@@ -60,7 +61,7 @@ def _shown(
     title: str, row: dict[str, Any], pair: dict[str, Any], restored: epath.Path
 ) -> dict[str, Any]:
     """What the template needs of one image; the images as data URLs."""
-    after = read_rgb(restored / f"{row['name']}.png")
+    after = read_rgb(restored / file_name(row["name"], ".png"))
     before = pair["blurred"]
     truth = pair["sharp"] if isinstance(pair["sharp"], np.ndarray) else pair["sharp"][0]
     window = _most_changed(before, after)

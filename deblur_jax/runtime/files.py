@@ -10,6 +10,7 @@ from etils import epath
 
 from deblur_jax.errors import UserError
 from deblur_jax.runtime import signals
+from deblur_jax.runtime.names import ESCAPED, shown
 
 PathLike = str | os.PathLike
 
@@ -34,6 +35,20 @@ def make_folder(path: PathLike) -> None:
         epath.Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"{path}: can't be made a folder: {error.strerror or error}") from None
+
+
+def check_utf_8(path: PathLike) -> None:
+    """Checks that a path can be handed to libraries that take UTF-8 only, such as TensorStore.
+
+    Raises:
+        FolderError: if it can't.
+    """
+    name = os.fspath(path)
+    if shown(name) != name:
+        raise FolderError(
+            f"{path}: its name is not UTF-8, which checkpoints and prepared data sets need: "
+            "rename it, or name a link to it"
+        )
 
 
 def check_output_folder(path: PathLike) -> None:
@@ -78,13 +93,13 @@ def whole_file(path: PathLike) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: PathLike, content: str | bytes) -> None:
-    """Writes a file, whole or not at all; text as UTF-8.
+    """Writes a file, whole or not at all; text as UTF-8, see ``names.ESCAPED``.
 
     Raises:
         FileError: if it can't be written, as on a full disk.
     """
     try:
         with whole_file(path) as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode("utf-8", ESCAPED) if isinstance(content, str) else content)
     except OSError as error:
         raise FileError(f"{path}: can't be written: {error.strerror or error}") from None

@@ -34,7 +34,7 @@ from deblur_jax.models import (
 )
 from deblur_jax.runtime import signals
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
-from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.files import PathLike, check_utf_8
 from deblur_jax.runtime.lock import only_run_in
 from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.training.checkpoint import Checkpoints
@@ -87,6 +87,7 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
         PairError, ImageError: if the data is broken.
     """
     # ----------------------------------------------------------------------------- devices, data
+    check_utf_8(workdir)
     workdir = epath.Path(workdir)
     config = _with_global_batch(config)
     mesh = data_mesh(config.batch_size // config.accumulation_steps)

@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
-from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.files import PathLike, check_utf_8
 from deblur_jax.weights.digest import (
     Digest,
     differing,
@@ -117,6 +117,7 @@ def save_weights(
     Raises:
         CheckpointError: if the folder exists, or can't be written.
     """
+    check_utf_8(folder)
     target = epath.Path(folder).absolute()
     if target.exists():
         raise CheckpointError(f"{target}: exists; nothing was overwritten")
@@ -144,6 +145,7 @@ def find_weights(path: PathLike) -> epath.Path:
     Raises:
         CheckpointError: if there are no weights.
     """
+    check_utf_8(path)
     folder = epath.Path(path).absolute()
     if (folder / PARAMS).exists() or (folder / CONFIG).exists():
         return folder
