@@ -5,6 +5,7 @@ Only the command that is named is imported, so that ``--help`` and ``--version``
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Never
@@ -13,8 +14,8 @@ import deblur_jax
 from deblur_jax.commands.flags import flag_values
 from deblur_jax.errors import UsageError, one_line_errors
 from deblur_jax.extensions import name_extensions
-from deblur_jax.runtime.names import show_any_name
 from deblur_jax.runtime.signals import stop_at_signals
+from deblur_jax.runtime.streams import flush_output, prepare_streams
 
 COMMANDS = {
     "restore": "deblur images",
@@ -46,11 +47,24 @@ def main(words: Sequence[str] | None = None) -> None:
         words: the command line without the program; that of the process by default.
     """
     words = list(sys.argv[1:] if words is None else words)
-    show_any_name()
+    prepare_streams()
     with one_line_errors(), stop_at_signals():
-        args = make_parser(words).parse_args(words)
-        name_extensions(args.extensions)
-        args.run(args)
+        _check_current_folder()
+        try:
+            args = make_parser(words).parse_args(words)
+            name_extensions(args.extensions)
+            args.run(args)
+        finally:
+            flush_output()
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            f"the current folder is gone ({error.strerror}): change to one that exists"
+        ) from None
 
 
 def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:

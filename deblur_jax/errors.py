@@ -34,7 +34,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Not sys.exit: the tasks that a failed save leaves behind would bury the line.
         end_process(1)

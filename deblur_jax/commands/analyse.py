@@ -20,6 +20,7 @@ from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.images.files import read_rgb
 from deblur_jax.models import SVRNNConfig, restores_images
+from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.files import check_output_folder, write_whole
 from deblur_jax.weights.folder import Weights
 from deblur_jax.weights.load import load_weights
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         CheckpointError, ImageError, ConfigError: if weights or image can't be used.
     """
     kernel = _parse_kernel(args.kernel)
+    require_devices()
     networks = _networks(args.weights)
     image = _image(args.image, args.size) if networks else None
     out = epath.Path(args.out)

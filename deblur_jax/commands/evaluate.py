@@ -22,6 +22,7 @@ from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.runtime import processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
+from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.signals import take_signals_back
 from deblur_jax.weights.folder import find_weights
 
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
     """
     keep_compiled_programs()
     processes.initialize(args.coordinator, args.num_processes, args.process_id)
+    require_devices()
     take_signals_back()
     protocol = PROTOCOLS[args.protocol]
     data, mode = args.data or protocol.data, args.mode or protocol.mode

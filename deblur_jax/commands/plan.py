@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deblur_jax.commands.config_file import load_config
 from deblur_jax.config import ConfigError
 from deblur_jax.planning.plan import Plan, plan_inference, plan_training
+from deblur_jax.runtime.devices import require_devices
 
 _GIB = 2**30
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: if the config can't be read, or the topology is unknown.
     """
     config = load_config(args.config)
+    require_devices()
     if args.per_device_batch is not None:
         config = dataclasses.replace(config, per_device_batch=args.per_device_batch)
     if args.dtype is not None:

@@ -15,7 +15,7 @@ from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
 from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Splits
 from deblur_jax.data.folder import BLURRED, PairError, find_pairs
 from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
-from deblur_jax.data.prepared import NAME, EncodedPair, PairsBuilder, is_prepared
+from deblur_jax.data.prepared import NAME, EncodedPair, is_prepared, write_prepared
 from deblur_jax.data.sources import UNDIVIDED, available_splits
 from deblur_jax.runtime.files import check_output_folder, check_utf_8, make_folder
 
@@ -78,13 +78,12 @@ def run(args: argparse.Namespace) -> None:
         else:
             splits = _splits_of_benchmark(benchmark, args, out, stack)
         tfds.display_progress_bar(True)
-        PairsBuilder(
-            data_dir=args.out,
-            splits={split: _encoded(split, found, args) for split, found in splits.items()},
+        write_prepared(
+            args.out,
+            {split: _encoded(split, found, args) for split, found in splits.items()},
             several=any(isinstance(sharp, tuple) for _, sharp in _all_pairs(splits)),
             **({"description": benchmark.title} if benchmark else {}),
-        ).download_and_prepare()
-    shutil.rmtree(out / _DOWNLOADS, ignore_errors=True)
+        )
     counts = ", ".join(_count(split, len(found), args) for split, found in splits.items())
     print(f"{counts} are in {args.out}")
 

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from deblur_jax.errors import UserError
 from deblur_jax.images.files import ImageError, read_image, read_upright_size, write_image
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import RestorationError, Restorer
+from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.files import FolderError, check_output_folder, make_folder
 from deblur_jax.runtime.progress import progress_bar
 
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
         RestoreError: if there is nothing to restore, an input would be overwritten, or some
             images failed.
     """
+    require_devices()
     jobs = plan_targets(args.images, Path(args.out))
     check_output_folder(args.out)
     restorer = Restorer.load(
@@ -134,12 +137,12 @@ def plan_targets(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
         if sharing[target] > 1:  # a.jpg beside a.png
             target = target.with_stem(f"{relative.stem}_{relative.suffix[1:].lower()}")
         target = out / target
-        if jobs.get(target, source).resolve() != source.resolve():
+        if os.path.realpath(jobs.get(target, source)) != os.path.realpath(source):
             raise RestoreError(f"{source} and {jobs[target]} would both become {target}")
         jobs[target] = source
-    originals = {source.resolve() for source, _ in sources}
+    originals = {os.path.realpath(source) for source, _ in sources}
     for target, source in jobs.items():
-        if target.resolve() in originals:
+        if os.path.realpath(target) in originals:
             raise RestoreError(
                 f"{target}: is an input, restored from {source}; choose another --out"
             )

@@ -14,6 +14,7 @@ from deblur_jax.evaluation import metrics
 from deblur_jax.evaluation.means import finite_mean
 from deblur_jax.evaluation.report import remarks, to_json
 from deblur_jax.images.files import read_rgb
+from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.progress import progress_bar
 
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
         ScoreError: if an image has no partner, or one of another size.
         ImageError: if one is broken.
     """
+    require_devices()
     pairs = _pairs(epath.Path(args.restored), epath.Path(args.sharp))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         scored = threads.map(lambda files: _score(files[0], files[1], args.mode), pairs.values())

@@ -20,7 +20,7 @@ from deblur_jax.data.footage import Clip, FootageScenes, clips_in, is_footage, s
 from deblur_jax.data.mixture import PairSource
 from deblur_jax.data.motion import Motion
 from deblur_jax.data.photographs import Photograph, survey, validation_share
-from deblur_jax.data.prepared import EncodedPair, PairsBuilder
+from deblur_jax.data.prepared import EncodedPair, write_prepared
 from deblur_jax.data.sources import open_pairs
 from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
 from deblur_jax.runtime.files import check_utf_8, make_folder, write_whole
@@ -261,10 +261,7 @@ def _write(
         _write_images(out, splits)
     else:
         tfds.disable_progress_bar()
-        PairsBuilder(
-            data_dir=out, splits=splits, description="Pairs synthesised from sharp footage."
-        ).download_and_prepare()
-        shutil.rmtree(out / "downloads", ignore_errors=True)
+        write_prepared(out, splits, description="Pairs synthesised from sharp footage.")
     _write_sheet(out / "examples.jpg", sheet)
     told = {name: value for name, value in vars(args).items() if name not in ("run", "command")}
     write_whole(out / "synthesis.json", json.dumps(told, indent=2, default=str) + "\n")

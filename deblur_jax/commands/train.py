@@ -9,7 +9,7 @@ from deblur_jax.commands.config_file import add_config_arguments, config_from
 from deblur_jax.config import ConfigError
 from deblur_jax.runtime import processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
-from deblur_jax.runtime.devices import use_all_cores
+from deblur_jax.runtime.devices import require_devices, use_all_cores
 from deblur_jax.runtime.memory import keep_freed_memory
 from deblur_jax.runtime.signals import exit_status
 from deblur_jax.training.loop import train
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     keep_freed_memory()
     if not processes.initialize(args.coordinator, args.num_processes, args.process_id):
         use_all_cores()
+    require_devices()
     outcome = train(config, args.workdir, accept=args.accept)
     if outcome.finished and jax.process_index() == 0:
         best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"

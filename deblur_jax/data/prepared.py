@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -12,10 +13,12 @@ from etils import epath
 from PIL import Image
 
 from deblur_jax.data.folder import PairError
-from deblur_jax.runtime.files import PathLike
+from deblur_jax.errors import UserError
+from deblur_jax.runtime.files import FileError, PathLike
 from deblur_jax.runtime.names import shown
 
 _INFO_FILE = "dataset_info.json"
+_DOWNLOADS = "downloads"
 NAME = "pairs"
 VERSION = "1.0.0"
 
@@ -80,6 +83,48 @@ class PairsBuilder(_Builder, skip_registration=True):  # type: ignore[call-arg,m
                 shown(name),
                 {"name": stored_name, "blurred": io.BytesIO(blurred), "sharp": stored},
             )
+
+
+def write_prepared(
+    out: PathLike,
+    splits: Mapping[str, Iterable[EncodedPair]],
+    *,
+    several: bool = False,
+    description: str = "Pairs of a blurred image and its sharp original.",
+) -> None:
+    """Writes a prepared data set; where it fails, nothing half-made is left.
+
+    Args:
+        out: the folder.
+        splits, several, description: as of ``PairsBuilder``.
+
+    Raises:
+        FileError: if it can't be written, as on a full disk.
+        UserError: what the pairs raise.
+    """
+    builder = PairsBuilder(data_dir=out, splits=splits, several=several, description=description)
+    try:
+        builder.download_and_prepare()
+    except UserError:
+        raise
+    except (OSError, RuntimeError) as error:  # array_record's own errors are RuntimeErrors
+        raise FileError(f"{out}: can't be written: {_reason(error)}") from error
+    finally:
+        for leftover in (epath.Path(out) / _DOWNLOADS, *_incomplete(out)):
+            leftover.rmtree(missing_ok=True)
+
+
+def _incomplete(out: PathLike) -> list[epath.Path]:
+    return list((epath.Path(out) / NAME).glob("incomplete.*"))
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, without the words of the libraries around it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    found = re.search(r"failed: ([^;]+);", text)
+    return found[1] if found else text[:200]
 
 
 class PreparedPairs:

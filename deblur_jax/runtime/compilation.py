@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -108,8 +107,9 @@ def keep_compiled_programs() -> None:
     """Keeps the programs that a command compiles, ready for the next one.
 
     They go to ``JAX_COMPILATION_CACHE_DIR``, if that is set, else to ``deblur_jax`` in the user's
-    folder for caches.
+    folder for caches; a user without one does without.
     """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "deblur_jax"))
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if os.path.isabs(caches):
+            jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "deblur_jax"))

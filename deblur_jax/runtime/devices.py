@@ -27,6 +27,20 @@ def use_all_cores() -> None:
     jax.config.update("jax_num_cpu_devices", count_cores())
 
 
+def require_devices() -> None:
+    """Starts JAX's backend, which the first use of it would do.
+
+    Raises:
+        ConfigError: if it can't be started, as for a platform that is not there.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        named = os.environ.get("JAX_PLATFORMS")
+        where = f"JAX_PLATFORMS={named}: " if named else ""
+        raise ConfigError(f"{where}{str(error).splitlines()[0]}") from error
+
+
 def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A one-dimensional mesh over ``devices`` (default: all), its axis called ``DATA_AXIS``.
 

@@ -7,7 +7,6 @@ takes. It is shown as ``\xe9``.
 import codecs
 import hashlib
 import os
-import sys
 
 ESCAPED = "deblur_jax.escaped"
 """An error handler for encoding: ``text.encode("utf-8", ESCAPED)`` never fails."""
@@ -19,13 +18,6 @@ _FIRST_SURROGATE, _LAST_SURROGATE = 0xDC80, 0xDCFF
 def shown(name: str) -> str:
     """A name as any text file, terminal or JSON can hold it."""
     return name.encode("utf-8", ESCAPED).decode()
-
-
-def show_any_name() -> None:
-    """Makes the standard output and error take every name, in every locale."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=ESCAPED)
 
 
 def file_name(name: str, suffix: str) -> str:

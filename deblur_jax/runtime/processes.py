@@ -53,10 +53,7 @@ def initialize(
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if not any(given):
-        if _is_in_cluster():
-            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-            return True
-        return False
+        return _join_cluster()
     if coordinator is None or num_processes is None or process_id is None:
         raise ConfigError("--coordinator, --num_processes and --process_id are given together")
     if not 0 <= process_id < num_processes:
@@ -72,10 +69,39 @@ def initialize(
     return True
 
 
-def _is_in_cluster() -> bool:
-    sizes = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    has_tpu = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
-    return has_tpu or any(size.isdigit() and int(size) > 1 for size in sizes)
+_LAUNCHERS = {
+    "SLURM_NTASKS": ("srun", ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID")),
+    "OMPI_COMM_WORLD_SIZE": ("mpirun", ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK")),
+}
+"""By the variable with the number of processes: who starts them, and what it sets."""
+
+
+def _join_cluster() -> bool:
+    """Joins the processes of a cluster that JAX knows; False where this process is alone."""
+    if not any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0")):
+        for variable, (launcher, needed) in _LAUNCHERS.items():
+            count = os.environ.get(variable, "1")
+            if not count.isdigit() or int(count) < 2:
+                continue
+            if any(name not in os.environ for name in needed):
+                print(
+                    f"{variable} is {count}, but {launcher} did not start this process: it runs "
+                    "alone",
+                    file=sys.stderr,
+                )
+                continue
+            break
+        else:
+            return False
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the other processes of this job can't be joined ({reason}): give --coordinator, "
+            "--num_processes and --process_id"
+        ) from error
+    return True
 
 
 def _keep_stdout_for_results() -> None:

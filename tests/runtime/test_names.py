@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deblur_jax.runtime.names import ESCAPED, file_name, show_any_name, shown
+from deblur_jax.runtime.names import ESCAPED, file_name, shown
+from deblur_jax.runtime.streams import prepare_streams
 from tests.commands import ROOT
 
 
@@ -47,7 +48,7 @@ def test_folders_of_a_long_name_stay():
 def test_every_name_can_be_printed(encoding, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", stream)
-    show_any_name()
+    prepare_streams()
     print(os.fsdecode(b"caf\xe9 \xe2\x82\xac"), end="")
     stream.flush()
     assert stream.buffer.getvalue().startswith(rb"caf\xe9 ")
@@ -56,7 +57,16 @@ def test_every_name_can_be_printed(encoding, monkeypatch):
 def test_the_program_prints_names_in_any_locale(tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9"
     result = subprocess.run(
-        [sys.executable, "-m", "deblur_jax", "evaluate", "--weights", name, "--data", "synthetic:pan"],
+        [
+            sys.executable,
+            "-m",
+            "deblur_jax",
+            "evaluate",
+            "--weights",
+            name,
+            "--data",
+            "synthetic:pan",
+        ],
         env={**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         timeout=120,
