@@ -36,7 +36,7 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
         # Not sys.exit: the tasks that a failed save leaves behind would bury the line.
         end_process(1)
 

@@ -7,7 +7,7 @@ from etils import epath
 
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import SUFFIXES, read_rgb, read_size
-from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.files import PathLike, file_size
 
 BLURRED, SHARP = "blur", "sharp"
 
@@ -83,7 +83,7 @@ def folder_fingerprint(root: PathLike, blurred: str = BLURRED) -> str:
     folder = epath.Path(root)
     for kind in (blurred, SHARP):
         for name, file in sorted(_images_in(folder, kind).items()):
-            digest.update(f"{kind}\0{name}\0{file.stat().length}\n".encode("utf-8", "replace"))
+            digest.update(f"{kind}\0{name}\0{file_size(file)}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
 

@@ -37,6 +37,17 @@ def make_folder(path: PathLike) -> None:
         raise FolderError(f"{path}: can't be made a folder: {error.strerror or error}") from None
 
 
+def file_size(path: PathLike) -> int:
+    """The size of a file in bytes, local or remote.
+
+    Raises:
+        OSError: if it is missing.
+    """
+    # ``epath`` looks up the name of the owner too, and fails for a user that has none.
+    local = "://" not in os.fspath(path)
+    return os.stat(path).st_size if local else epath.Path(path).stat().length
+
+
 def check_utf_8(path: PathLike) -> None:
     """Checks that a path can be handed to libraries that take UTF-8 only, such as TensorStore.
 

@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
-from deblur_jax.runtime.files import PathLike, check_utf_8
+from deblur_jax.runtime.files import PathLike, check_utf_8, make_folder
 from deblur_jax.weights.digest import (
     Digest,
     differing,
@@ -116,11 +116,13 @@ def save_weights(
 
     Raises:
         CheckpointError: if the folder exists, or can't be written.
+        FolderError: if the folder above can't be made.
     """
     check_utf_8(folder)
     target = epath.Path(folder).absolute()
     if target.exists():
         raise CheckpointError(f"{target}: exists; nothing was overwritten")
+    make_folder(target.parent)
     config = {
         "about": about,
         "model": model.to_dict(),
@@ -131,9 +133,10 @@ def save_weights(
         with errors_naming(target), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
             saver.save(target, args=items)
     except CheckpointError:
-        for found in target.parent.iterdir() if target.parent.exists() else ():
-            if found.name.startswith(f"{target.name}.orbax-checkpoint-tmp"):
-                found.rmtree(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for found in target.parent.iterdir():
+                if found.name.startswith(f"{target.name}.orbax-checkpoint-tmp"):
+                    found.rmtree(missing_ok=True)
         raise
 
 

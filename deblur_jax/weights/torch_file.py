@@ -275,12 +275,18 @@ _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Names of Python 2, which old protocols use."""
 
 
+def _in_words(found: Any) -> str:
+    """What a file holds, for a message: in one line, and not too long."""
+    text = str(found)
+    return text if text.isprintable() and len(text) <= 100 else f"{text[:100]!r}"
+
+
 def _called(function: Any, arguments: tuple) -> Any:
     stand_in = _CALLABLE.get(function) if isinstance(function, _Name) else None
     if stand_in is None:
         raise WeightFileError(
-            f"refused: the pickle asks to call {function}, which is neither a tensor nor a "
-            "container; nothing of it was run"
+            f"refused: the pickle asks to call {_in_words(function)}, which is neither a tensor "
+            "nor a container; nothing of it was run"
         )
     return stand_in(*arguments)
 

@@ -75,7 +75,7 @@ SURROUNDINGS = {
     "the home is a file": (ALL, 0, None, {"HOME": "{file}", "XDG_CACHE_HOME": "{file}"}, None),
     "an unknown platform": (COMPUTING, 1, "JAX_PLATFORMS=foo: ", {"JAX_PLATFORMS": "foo"}, None),
     "out is a file": (WRITING, 1, "{file}", {}, "{file}"),
-    "out is below a file": (WRITING, 1, "{file}/x", {}, "{file}/x"),
+    "out is below a file": (WRITING, 1, "{file}", {}, "{file}/x"),
     "out is a link in a circle": (WRITING, 1, "{circle}", {}, "{circle}"),
     "out can't be written to": (WRITING, 1, "/proc/x", {}, "/proc/x"),
     "no permission": (WRITING, 1, "{denied}/x", {}, "{denied}/x"),
@@ -152,7 +152,7 @@ def test_one_line_and_the_right_status(surroundings, command, places):
         if value is not None:
             changed[name] = value.format(**places)
     result = subprocess.run(words, env=changed, capture_output=True, text=True, timeout=300)
-    assert "Traceback" not in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr + result.stdout, result.stderr[-3000:]
     assert result.returncode == status, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == (status == 1), result.stderr

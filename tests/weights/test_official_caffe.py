@@ -6,40 +6,20 @@ import pytest
 from flax import nnx
 
 from deblur_jax import Restorer
-from deblur_jax.models import SVRNNConfig, build_model
-from deblur_jax.weights.caffe_file import net_parameter
+from deblur_jax.models import SVRNNConfig
 from deblur_jax.weights.errors import WeightFileError
 from deblur_jax.weights.official import load_caffe
 from tests import svrnn_golden
 from tests.commands import run_command
 from tests.golden import relative_error
+from tests.weights.caffe_like import TINY, add_layer, tiny_net
 
 OFFICIAL_FILE = Path(__file__).parents[3] / "shared/goldens/svrnn/svrnn_1000.caffemodel"
-TINY = SVRNNConfig(rnn_channels=4, guidance_channels=4)
 
 
-def add_layer(net, name, kind, *blobs):
-    layer = net.layer.add(name=name.encode(), type=kind.encode())
-    for array in blobs:
-        blob = layer.blobs.add()
-        blob.shape.dim.extend(array.shape)
-        blob.data.extend(array.ravel().tolist())
-
-
-@pytest.fixture
-def tiny_net():
-    """A file as Caffe writes it: layers with and without weights, unused ones in between."""
-    params = nnx.state(build_model(TINY, rngs=nnx.Rngs(0)))
-    named = svrnn_golden.by_official_name(params)
-    net = net_parameter()
-    net.name = b"tiny"
-    net.layer.add(name=b"input", type=b"Input")
-    for name in svrnn_golden.CONVOLUTIONS:
-        arrays = (named[f"{name}.weight"], named[f"{name}.bias"])
-        add_layer(net, name, "Convolution", *arrays)
-    square, row = np.zeros((1, 1, 4, 4)), np.zeros((1, 1, 1, 4))
-    add_layer(net, "rnn1_1", "GateRecurrent", square, square, row)
-    return net, params
+@pytest.fixture(name="tiny_net")
+def _tiny_net():
+    return tiny_net()
 
 
 def written(net, folder):
