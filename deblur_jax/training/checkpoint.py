@@ -76,12 +76,16 @@ class Checkpoints:
         except OSError as error:
             reason = error.strerror or error
             raise CheckpointError(f"{workdir}: can't be a workdir: {reason}") from None
-        latest = self.latest_step()
-        if latest is not None:
-            self._started = self._read(latest, lambda folder: _started(folder, latest))
-            self.notes = check_resumable(
-                config, fingerprint, self._started, accept=accept, workdir=self._folder.parent
-            )
+        try:
+            latest = self.latest_step()
+            if latest is not None:
+                self._started = self._read(latest, lambda folder: _started(folder, latest))
+                self.notes = check_resumable(
+                    config, fingerprint, self._started, accept=accept, workdir=self._folder.parent
+                )
+        except BaseException:
+            self.close()
+            raise
 
     def restore(self, template: TrainState) -> TrainState | None:
         """The newest state, laid out like ``template``; None in a new workdir."""

@@ -1,6 +1,7 @@
 """Flipped bits in a weights folder, and damaged checkpoints of a run."""
 
 import collections
+import contextlib
 import random
 import shutil
 import tempfile
@@ -73,9 +74,8 @@ def count_damaged_checkpoints(number: int, seed: int = 0) -> collections.Counter
 
 def _go_on(workdir, config, state, expected) -> str:
     try:
-        run = Checkpoints(workdir, config)
-        restored = run.restore(state)
-        run.close()
+        with contextlib.closing(Checkpoints(workdir, config)) as run:
+            restored = run.restore(state)
         read = digest_of(restored.params), digest_of(restored.opt_state)
         return "harmless" if read == expected else "fault"
     except UserError as error:
