@@ -25,7 +25,7 @@ _UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Says what the command takes."""
-    if "synthesize" in words and words[words.index("synthesize") - 1] == "prepare":
+    if synthesize.ACTION in words and words[words.index(synthesize.ACTION) - 1] == "prepare":
         synthesize.add_arguments(parser)
         return
     parser.add_argument(

@@ -23,16 +23,27 @@ from deblur_jax.data.photographs import Photograph, survey, validation_share
 from deblur_jax.data.prepared import EncodedPair, write_prepared
 from deblur_jax.data.sources import open_pairs
 from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
+from deblur_jax.images.files import encoded_png
 from deblur_jax.runtime.files import check_utf_8, make_folder, write_whole
 from deblur_jax.runtime.limits import bounded_workers, count_cores
 from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.runtime.workers import parallel_map
 
+ACTION = "synthesize"
 _WORKER_BYTES = 1 << 30
 _KINDS = ("photographs", "frames")
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SHEET = (6, 8)
-_MOTION = {field.name: field.default for field in dataclasses.fields(Motion)}
+_MOTION_FLAGS = {
+    "displacement": (
+        "typical",
+        "of a camera during the exposure: |N(0, so many)| pixels as a rule",
+    ),
+    "max_displacement": ("largest", "the limit to it, in pixels"),
+    "large_share": ("share_large", "of pairs: --displacement to --max_displacement, evenly"),
+    "still_share": ("share_still", "of pairs in which the camera stands still"),
+}
+"""Flags by which ``Motion`` is set: its field, and a help."""
 
 
 class Encoded(NamedTuple):
@@ -46,7 +57,7 @@ class Encoded(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument("action", choices=["synthesize"])
+    parser.add_argument("action", choices=[ACTION])
     parser.add_argument(
         "sources",
         nargs="+",
@@ -72,30 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=count_cores(), help="processes")
-    parser.add_argument(
-        "--displacement",
-        type=float,
-        default=_MOTION["typical"],
-        help="of a camera during the exposure, |N(0, so many)| pixels as a rule",
-    )
-    parser.add_argument(
-        "--max_displacement",
-        type=float,
-        default=_MOTION["largest"],
-        help="the limit to it, in pixels",
-    )
-    parser.add_argument(
-        "--large_share",
-        type=float,
-        default=_MOTION["share_large"],
-        help="share of pairs with --displacement to --max_displacement, evenly",
-    )
-    parser.add_argument(
-        "--still_share",
-        type=float,
-        default=_MOTION["share_still"],
-        help="share of pairs in which the camera stands still",
-    )
+    for flag, (field, text) in _MOTION_FLAGS.items():
+        default = getattr(Motion(), field)
+        parser.add_argument(f"--{flag}", type=float, default=default, help=text)
     parser.add_argument(
         "--frames",
         default="7,13",
@@ -123,26 +113,30 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         PairError: for a wrong argument, or where nothing can be made of the sources.
         FolderError, FileError: if OUT can't be written.
+
+    Until all is written it lies in OUT.partial, which a command that is stopped leaves.
     """
     least, greatest = _check(args)
     check_utf_8(args.out)
     out = Path(args.out)
-    if out.exists() and any(out.iterdir()):
-        raise PairError(f"{out}: is not empty; nothing was overwritten")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise PairError(f"{out}: is there, and no empty folder; nothing was overwritten")
     beside = {name: open_pairs(name, "train") for name in args.beside}
     workers = bounded_workers(args.workers, _WORKER_BYTES)
     sources = [_survey(source, args, least, workers) for source in args.sources]
     counts = {"train": args.pairs}
     if args.validation_fraction > 0:
         counts["validation"] = max(1, round(args.pairs * args.validation_fraction))
-    existed = out.exists()
-    make_folder(out)
+    motion = Motion(**{field: getattr(args, f) for f, (field, _) in _MOTION_FLAGS.items()})
+    makers = {split: _makers(args, sources, split, motion, (least, greatest)) for split in counts}
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a command that was stopped
+    make_folder(partial)
     try:
-        counted = _write(args, out, sources, counts, (least, greatest), workers)
+        counted = _write(args, partial, makers, counts, workers)
+        partial.replace(out)
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        if existed:
-            make_folder(out)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     print(f"{', '.join(f'{n} pairs ({split})' for split, n in counts.items())} are in {args.out}")
     for line in _statistics(counted, beside):
@@ -164,10 +158,8 @@ class _Maker:
 
     def __call__(self, index: int) -> Encoded:
         pair = self.makers[index % len(self.makers)](index // len(self.makers))
-        difference = pair.blurred.astype(np.float32) - pair.sharp.astype(np.float32)
-        error = float(np.mean(np.square(difference))) / 255.0**2
-        psnr = -10.0 * np.log10(error) if error > 0 else np.inf
-        return Encoded(_png(pair.blurred), _png(pair.sharp), float(psnr), pair.displacement)
+        images = encoded_png(pair.blurred), encoded_png(pair.sharp)
+        return Encoded(*images, _psnr(pair.blurred, pair.sharp), pair.displacement)
 
 
 def _check(args: argparse.Namespace) -> tuple[int, int]:
@@ -201,7 +193,8 @@ def _survey(source: str, args: argparse.Namespace, least: int, workers: int) -> 
     found: list
     if kind == "photographs":
         files = [str(file) for file in images_below(folder)]
-        looked = list(_progress(parallel_map(survey, files, workers), f"{folder}", len(files)))
+        surveyed = parallel_map(survey, files, workers)
+        looked = list(progress_bar(surveyed, desc=f"{folder}", total=len(files), unit="file"))
         found = [item for item in looked if isinstance(item, Photograph)]
         refused = [item for item in looked if isinstance(item, str)]
         names = [os.path.relpath(item.path, folder) for item in found]
@@ -222,35 +215,48 @@ def _survey(source: str, args: argparse.Namespace, least: int, workers: int) -> 
     return _Scenes(train, [item for i, item in enumerate(found) if str(i) in kept])
 
 
+def _makers(
+    args: argparse.Namespace,
+    sources: Sequence[_Scenes],
+    split: str,
+    motion: Motion,
+    frames: tuple[int, int],
+) -> _Maker:
+    """What makes the pairs of a split: every source in turn, each with a seed of its own."""
+    makers: list[Callable[[int], SynthesisedPair]] = []
+    for position, scenes in enumerate(sources):
+        items = getattr(scenes, split)
+        seed = args.seed + 7919 * position + (1_000_003 if split == "validation" else 0)
+        if items and isinstance(items[0], Photograph):
+            makers.append(PhotographScenes(items, args.size, motion, seed))
+        elif items:
+            makers.append(FootageScenes(items, args.size, frames, args.interpolate, seed))
+    if not makers:
+        raise PairError(
+            "one photograph or sequence is too few for training and validation: set "
+            "--validation_fraction=0"
+        )
+    return _Maker(makers)
+
+
 def _write(
     args: argparse.Namespace,
     out: Path,
-    sources: Sequence[_Scenes],
+    makers: dict[str, _Maker],
     counts: dict[str, int],
-    frames: tuple[int, int],
     workers: int,
 ) -> list[tuple[float, float]]:
-    """Writes all splits, the sheet of examples and a file that says how they were made."""
-    motion = Motion(args.displacement, args.max_displacement, args.large_share, args.still_share)
+    """Writes all splits, the sheet of examples and a file that says how they were made.
+
+    Returns:
+        PSNR and displacement of every pair.
+    """
     counted: list[tuple[float, float]] = []
     sheet: list[Encoded] = []
 
     def pairs(split: str, count: int) -> Iterator[EncodedPair]:
-        makers: list[Callable[[int], SynthesisedPair]] = []
-        seed = args.seed if split == "train" else args.seed + 1_000_003
-        for position, scenes in enumerate(sources):
-            items = getattr(scenes, split)
-            own_seed = seed + 7919 * position
-            if not items:
-                continue
-            if isinstance(items[0], Photograph):
-                makers.append(PhotographScenes(items, args.size, motion, own_seed))
-            else:
-                makers.append(FootageScenes(items, args.size, frames, args.interpolate, own_seed))
-        if not makers:
-            raise PairError("one photograph or sequence is too few: set --validation_fraction=0")
-        made = parallel_map(_Maker(makers), range(count), workers)
-        for index, pair in enumerate(_progress(made, split, count)):
+        made = parallel_map(makers[split], range(count), workers)
+        for index, pair in enumerate(progress_bar(made, desc=split, total=count, unit="pair")):
             counted.append((pair.psnr, pair.displacement))
             if split == "train" and len(sheet) < _SHEET[0] * _SHEET[1]:
                 sheet.append(pair)
@@ -263,8 +269,8 @@ def _write(
         tfds.disable_progress_bar()
         write_prepared(out, splits, description="Pairs synthesised from sharp footage.")
     _write_sheet(out / "examples.jpg", sheet)
-    told = {name: value for name, value in vars(args).items() if name not in ("run", "command")}
-    write_whole(out / "synthesis.json", json.dumps(told, indent=2, default=str) + "\n")
+    arguments = {name: vars(args)[name] for name in vars(args) if name not in ("run", "command")}
+    write_whole(out / "synthesis.json", json.dumps(arguments, indent=2) + "\n")
     return counted
 
 
@@ -296,7 +302,8 @@ def _statistics(counted: list[tuple[float, float]], beside: dict[str, PairSource
     yield f"blurred against sharp, dB: percentiles {', '.join(map(str, _PERCENTILES))}, mean"
     yield _row("these pairs", [psnr for psnr, _ in counted])
     for name, pairs in beside.items():
-        yield _row(name, [_psnr(pairs[i]) for i in range(len(pairs))])
+        real = (pairs[index] for index in range(len(pairs)))
+        yield _row(name, [_psnr(pair["blurred"], pair["sharp"]) for pair in real])
     displacements = [displacement for _, displacement in counted if displacement > 0]
     if displacements:
         yield "displacement, pixels: percentiles and mean as above"
@@ -311,17 +318,7 @@ def _row(name: str, values: Sequence[float]) -> str:
     return f"  {name}: " + ", ".join(f"{number:.1f}" for number in numbers) + more
 
 
-def _psnr(pair: dict[str, np.ndarray]) -> float:
-    difference = pair["blurred"].astype(np.float32) - pair["sharp"].astype(np.float32)
-    error = float(np.mean(np.square(difference))) / 255.0**2
+def _psnr(blurred: np.ndarray, sharp: np.ndarray) -> float:
+    """Of two images (h, w, 3) uint8; in NumPy, since the workers do without JAX."""
+    error = np.mean(np.square(blurred.astype(np.float32) - sharp)) / 255.0**2
     return float(-10.0 * np.log10(error)) if error > 0 else np.inf
-
-
-def _png(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(stream, "png", compress_level=3)
-    return stream.getvalue()
-
-
-def _progress(results: Iterator, what: str, count: int) -> Iterator:
-    return progress_bar(results, desc=what, total=count, unit="file" if "/" in what else "pair")

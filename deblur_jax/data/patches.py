@@ -1,16 +1,14 @@
 """What ``prepare`` stores of a data set: its pairs, or patches that are cut from them."""
 
-import io
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.prepared import EncodedPair
 from deblur_jax.data.transforms import augmented_patch, random_patch
-from deblur_jax.images.files import read_png, read_rgb
+from deblur_jax.images.files import encoded_png, read_png, read_rgb
 
 PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
@@ -56,10 +54,5 @@ def encoded_patches(
                 patch = cut(pair, rng, size)
             except PairError as error:
                 raise PairError(f"{sharp}: {error}") from None
-            yield f"{name}-{number:0{digits}}", _png(patch["blurred"]), _png(patch["sharp"])
-
-
-def _png(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(stream, "png")
-    return stream.getvalue()
+            images = encoded_png(patch["blurred"]), encoded_png(patch["sharp"])
+            yield f"{name}-{number:0{digits}}", *images

@@ -114,6 +114,17 @@ def read_image(path: PathLike) -> StoredImage:
         return dataclasses.replace(_image_from_array(pixels), icc_profile=profile)
 
 
+def encoded_png(pixels: np.ndarray) -> bytes:
+    """An image as the bytes of a PNG file.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+    """
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "png")
+    return stream.getvalue()
+
+
 def write_image(path: PathLike, image: StoredImage) -> None:
     """Writes an image with correct rounding, whole or not at all, in the format of the suffix.
 

@@ -9,7 +9,7 @@ are wanted.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -236,7 +236,7 @@ def check_digest(folder: epath.Path, item: str, tree: Any) -> Digest:
 
 
 def read_item(folder: epath.Path, item: str, arguments: ocp.args.CheckpointArgs) -> Any:
-    """Reads one Orbax item of a weights folder by the interface that wrote it.
+    """Reads one item of arrays by the interface that wrote it; every process calls it.
 
     Args:
         folder: the weights folder; other files may lie in it, and folders have no order.
@@ -246,22 +246,25 @@ def read_item(folder: epath.Path, item: str, arguments: ocp.args.CheckpointArgs)
     Raises:
         CheckpointError: if it is missing or damaged.
     """
-    if not (folder / item).exists():
-        raise CheckpointError(f"{folder}: {_CALLED[item]} missing (the item {item!r})")
-    own_handlers = {}
-    if item == _VALIDATION_OF_OLD:
-        own_handlers[item] = ocp.JsonCheckpointHandler(filename=item)
-    handler = ocp.CompositeCheckpointHandler(**own_handlers)
     items = ocp.args.Composite(**{item: arguments})
-    try:
-        with ocp.Checkpointer(handler) as reader:
-            return read_items(lambda: reader.restore(folder, args=items))[item]
-    except ItemError as error:
-        raise CheckpointError(f"{folder}: {_CALLED[item]} damaged ({error})") from error
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        return _read(folder, item, lambda: reader.restore(folder, args=items)[item])
 
 
 def _read_json(folder: epath.Path, item: str) -> Any:
-    return read_item(folder, item, ocp.args.JsonRestore())
+    """Reads one item of JSON; alone, without waiting for other processes."""
+    file_name = item if item == _VALIDATION_OF_OLD else None
+    handler = ocp.JsonCheckpointHandler(filename=file_name)
+    return _read(folder, item, lambda: handler.restore(folder / item))
+
+
+def _read(folder: epath.Path, item: str, read: Callable[[], Any]) -> Any:
+    if not (folder / item).exists():
+        raise CheckpointError(f"{folder}: {_CALLED[item]} missing (the item {item!r})")
+    try:
+        return read_items(read)
+    except ItemError as error:
+        raise CheckpointError(f"{folder}: {_CALLED[item]} damaged ({error})") from error
 
 
 def read_network(folder: PathLike) -> tuple[NetworkConfig, ComputeConfig]:
@@ -371,12 +374,13 @@ def _has_items(checkpoint: epath.Path) -> bool:
 
 def best_step(manager: ocp.CheckpointManager) -> int | None:
     """The step with the highest validation PSNR; None if none was validated."""
-    return _best_of(epath.Path(manager.directory), saved_steps(manager))
+    folder = epath.Path(manager.directory)
+    return _highest({step: _validation_psnr(folder / str(step)) for step in saved_steps(manager)})
 
 
-def _best_of(checkpoints: epath.Path, steps: Sequence[int]) -> int | None:
-    found = {step: _validation_psnr(checkpoints / str(step)) for step in steps}
-    validated = {step: psnr for step, psnr in found.items() if psnr is not None}
+def _highest(psnr: Mapping[int, float | None]) -> int | None:
+    """The step with the highest PSNR, of those that have one."""
+    validated = {step: value for step, value in psnr.items() if value is not None}
     return max(validated, key=lambda step: validated[step], default=None)
 
 
@@ -418,9 +422,7 @@ class _Best:
             elif checkpoint.step not in self._known:
                 folder = self._checkpoints / str(checkpoint.step)
                 self._known[checkpoint.step] = _validation_psnr(folder)
-        psnr = {checkpoint.step: self._known[checkpoint.step] for checkpoint in checkpoints}
-        validated = {step: value for step, value in psnr.items() if value is not None}
-        best = max(validated, key=lambda step: validated[step], default=None)
+        best = _highest({c.step: self._known[c.step] for c in checkpoints})
         return [checkpoint.step == best for checkpoint in checkpoints]
 
 

@@ -1,5 +1,6 @@
 """Runs that are killed again and again, and go on."""
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -65,18 +66,15 @@ def _words(workdir: Path) -> list[str]:
 
 
 def _kill(process, workdir: Path, rng: random.Random, *, wait_for_save: bool) -> bool:
-    """Returns whether a checkpoint was being written at that moment."""
-    before = _newest(workdir)
-    while process.poll() is None and _newest(workdir) <= before and not _saving(workdir):
+    """Kills a run that has taken steps; returns whether it was writing a checkpoint then."""
+    before, left = _newest(workdir), _being_written(workdir)
+    while process.poll() is None and _newest(workdir) <= before:
         time.sleep(0.002)
     time.sleep(rng.uniform(0.0, 0.6))
-    deadline = time.monotonic() + 20
-    while wait_for_save and process.poll() is None and time.monotonic() < deadline:
-        if _saving(workdir):
-            break
+    while wait_for_save and process.poll() is None and not _being_written(workdir) - left:
         time.sleep(0.0005)
     process.kill()
-    return _saving(workdir)
+    return bool(_being_written(workdir) - left)
 
 
 def _newest(workdir: Path) -> int:
@@ -84,8 +82,13 @@ def _newest(workdir: Path) -> int:
     return max(steps, default=0)
 
 
-def _saving(workdir: Path) -> bool:
-    return any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+def _being_written(workdir: Path) -> set[tuple[str, int]]:
+    """Checkpoints under their temporary names; those of a killed run stay until the next one."""
+    found = set()
+    for path in workdir.glob("checkpoints/*.orbax-checkpoint-tmp*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ino))
+    return found
 
 
 def _bits(workdir: Path) -> bytes:
