@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interpolate",
         action="store_true",
         help="add frames where things move by more than 1.5 pixels from one to the next "
-        "(needs deblur-jax[video])",
+        "(needs OpenCV: pip install opencv-python-headless)",
     )
     parser.add_argument(
         "--beside",
