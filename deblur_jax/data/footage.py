@@ -216,7 +216,8 @@ def _opencv() -> Any:
         import cv2
     except ModuleNotFoundError:
         raise FootageError(
-            "reading videos and interpolating frames need OpenCV: pip install opencv-python-headless"
+            "reading videos and interpolating frames need OpenCV: "
+            "pip install opencv-python-headless"
         ) from None
     return cv2
 
