@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     check_utf_8(args.out)
     out = Path(args.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise PairError(f"{out}: is there, and no empty folder; nothing was overwritten")
+        raise PairError(f"{out}: exists and is not an empty folder; nothing was overwritten")
     beside = {name: open_pairs(name, "train") for name in args.beside}
     workers = bounded_workers(args.workers, _WORKER_BYTES)
     sources = [_survey(source, args, least, workers) for source in args.sources]

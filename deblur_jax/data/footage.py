@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,6 +213,7 @@ def _is_video(path: Any) -> bool:
 
 
 def _opencv() -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our own line says what is damaged
     try:
         import cv2
     except ModuleNotFoundError:

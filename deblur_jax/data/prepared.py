@@ -1,9 +1,11 @@
 """Pairs as a TFDS data set in array_record files: few large files instead of many small ones."""
 
+import contextlib
 import hashlib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -104,7 +106,10 @@ def write_prepared(
     """
     builder = PairsBuilder(data_dir=out, splits=splits, several=several, description=description)
     try:
-        builder.download_and_prepare()
+        # TFDS speaks of downloads and of places that are not those of the user.
+        sys.stdout.flush()
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
     except UserError:
         raise
     except (OSError, RuntimeError) as error:  # array_record's own errors are RuntimeErrors

@@ -59,7 +59,7 @@ def test_pairs_of_photographs_and_frames(photographs, frames, tmp_path):
 
     again = run_command(*words, "--workers", 2)
     assert again.returncode == 1
-    assert "out: is there, and no empty folder; nothing was overwritten" in again.stderr
+    assert "out: exists and is not an empty folder; nothing was overwritten" in again.stderr
 
     alone = (*words[:4], tmp_path / "images", *ARGUMENTS, "--workers", 1, "--store", "images")
     assert run_command(*alone).returncode == 0
