@@ -47,7 +47,9 @@ def end_process(status: int) -> Never:
     Child processes are ended, and their semaphores given back: the process that watches over these
     would complain of each that is left.
     """
-    threading.excepthook = lambda _: None  # threads of libraries lose what they wait for
+    # The line that says why has been written; threads of libraries that lose what they wait for,
+    # such as a save on a full disk, have nothing to add.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     releasing = threading.Thread(target=_release_children, daemon=True)
     releasing.start()
     releasing.join(_SECONDS_TO_RELEASE)

@@ -151,8 +151,8 @@ class Checkpoints:
         self.check()
 
     def latest_step(self) -> int | None:
-        """The newest step there is a checkpoint of."""
-        return max(saved_steps(self._manager), default=None)
+        """The newest step there is a checkpoint of, or one that is being written."""
+        return self._manager.latest_step()
 
     def best_step(self) -> int | None:
         """The step with the highest validation PSNR, among those that were validated."""

@@ -8,6 +8,7 @@ are wanted.
 """
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -336,7 +337,7 @@ def open_manager(
     Args:
         folder: ``WORKDIR/checkpoints``.
         keep: how many of the newest checkpoints to keep, besides the best.
-        read_only: make and delete nothing.
+        read_only: make and delete nothing; else folders of steps that are empty are removed.
 
     Raises:
         CheckpointError: if a checkpoint of an earlier version has a damaged validation PSNR.
@@ -350,6 +351,8 @@ def open_manager(
         create=not read_only,
         cleanup_tmp_directories=not read_only,
     )
+    if not read_only:
+        _remove_empty_folders(folder)
     try:
         return ocp.CheckpointManager(folder.absolute(), options=options)
     except ValueError as error:
@@ -357,6 +360,19 @@ def open_manager(
             f"{folder}: the validation PSNR of a checkpoint is damaged ({first_line(error)}): "
             f"delete the folder {_VALIDATION_OF_OLD} in it"
         ) from error
+
+
+def _remove_empty_folders(checkpoints: epath.Path) -> None:
+    """Nothing is lost with them, and Orbax would take them for checkpoints.
+
+    Buckets have no empty folders.
+    """
+    if "://" in os.fspath(checkpoints) or not checkpoints.is_dir():
+        return
+    for name in os.listdir(checkpoints):
+        if name.isdigit():
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(os.path.join(checkpoints, name))
 
 
 def saved_steps(manager: ocp.CheckpointManager) -> list[int]:

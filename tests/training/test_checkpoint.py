@@ -275,9 +275,10 @@ def test_an_empty_folder_is_no_checkpoint(checkpoints, state, tmp_path, tiny_con
     assert find_weights(tmp_path / "run").name == "1"
     again = Checkpoints(tmp_path / "run", tiny_config)
     assert again.restore(state).step == 1
-    again.save(2, state, None)
+    again.save(8, state, None)
+    assert again.latest_step() == 8  # also while it is being written
     again.wait()
-    assert again.latest_step() == 2
+    assert again.latest_step() == 8
     again.close()
 
 
