@@ -113,8 +113,10 @@ class Measured(NamedTuple):
 class Worker:
     """A process that does one piece of work for each line it reads."""
 
-    def __init__(self, python: str, words: tuple[str, ...], environment: dict[str, str]):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    def __init__(
+        self, python: str, words: tuple[str, ...], environment: dict[str, str], platform="cpu"
+    ):
+        environment = {**os.environ, "JAX_PLATFORMS": platform, **environment}
         command = [python, "-m", "benchmarks.worker", *words]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         # A session of its own, so that what it starts ends with it.

@@ -1,13 +1,14 @@
 import os
 import tempfile
 
+from tests.accelerator import ON_CPU
 from tests.compilation import FAST
 
-# Eight devices on one CPU.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {FAST}"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
+if ON_CPU:  # with eight devices
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {FAST}"
+    )
+    os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Made by the first process, and so shared by all: workers inherit its environment.
     _compilation_cache = tempfile.TemporaryDirectory()

@@ -78,6 +78,7 @@ BAD_VALUES = {
     "compute.precision": ["foo", 1],
     "compute.remat": ["all", True],
     "compute.unroll": [0, -1, True, 1.5],
+    "compute.deterministic": [1, "yes", None],
     "compute.backend": ["cuda", None],
     "data.train": [None, 3],
     "data.validation": [3],

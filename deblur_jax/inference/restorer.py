@@ -105,7 +105,9 @@ class Restorer:
         network = self._abstract(self.compute)
         restore = make_restore_fn(nnx.graphdef(network))
         self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
-        self.restore_fn = Compiled(self.pure_fn, compiler_options(self.device.platform))
+        deterministic = self.compute.deterministic
+        options = compiler_options(self.device.platform, deterministic=deterministic)
+        self.restore_fn = Compiled(self.pure_fn, options)
         self._size_multiple = network.size_multiple
         self._tile = tile
         self._in_parts = self._make_parts(network, tile, overlap, ensemble)

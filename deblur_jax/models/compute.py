@@ -57,6 +57,9 @@ class ComputeConfig(Section):
         "residual blocks per loop iteration; none: all on the CPU, one on TPU and GPU",
         at_least=1,
     )
+    deterministic: bool = setting(
+        True, "on GPUs: only operations that give the same bits in every run; false may be faster"
+    )
     backend: str = setting(
         AUTO, "whose operations to use; auto: the device's own", choices=(AUTO, *BACKENDS)
     )

@@ -4,12 +4,13 @@
 coefficient g changes from pixel to pixel (Zhang et al., CVPR 2018, section 3).
 
 This is the reference form, ``jax.lax.scan`` along rows or columns; it can be differentiated in
-every way. The faster forms of single backends have the same signature:
-``recurrence_in_place.py`` and ``tpu/recurrence.py``.
+every way. The faster forms of single backends have the same signature: ``cpu/recurrence.py``,
+``gpu/recurrence.py`` and ``tpu/recurrence.py``.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -92,6 +93,16 @@ def check_recurrence(
             f"{inputs.shape} and {gates.shape}"
         )
     return tuple(DIRECTIONS[name] for name in directions)
+
+
+def neighbours_over_one_axis(
+    directions: Sequence[Direction],
+) -> Iterator[tuple[int, int, tuple[bool, ...]]]:
+    """Neighbouring directions over one axis: the axis, the first's place, whether each reverses."""
+    numbered = enumerate(directions)
+    for axis, members in itertools.groupby(numbered, key=lambda member: member[1].axis):
+        places, group = zip(*members, strict=True)
+        yield axis, places[0], tuple(direction.reverse for direction in group)
 
 
 def with_gradient_rule(forward: Callable, backward: Callable) -> Recurrence:

@@ -134,6 +134,7 @@ def plan_training(config: Config, topology: str) -> Plan:
         mesh=mesh,
         accumulation_steps=config.accumulation_steps,
         ema_decay=config.ema_decay,
+        deterministic=config.compute.deterministic,
     )
     with_ema = config.ema_decay is not None
     state = jax.eval_shape(lambda p: init_state(p, optimizer, with_ema=with_ema), params)

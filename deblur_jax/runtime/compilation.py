@@ -10,8 +10,11 @@ import jax.numpy as jnp
 
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
+Options = dict[str, str | bool]
+"""Compiler options of ``jax.jit``, by name."""
 
-def compiler_options(platform: str) -> dict[str, str]:
+
+def compiler_options(platform: str, *, deterministic: bool = True) -> Options:
     """What ``jax.jit`` asks of the compiler for programs as large as a network.
 
     On the CPU there are two options. The first runs operations in the order that needs least
@@ -23,16 +26,27 @@ def compiler_options(platform: str) -> dict[str, str]:
 
     Args:
         platform: "cpu", "tpu" or "gpu".
+        deterministic: as for ``deterministic_options``.
     """
     if platform == "cpu":
         return {
             "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
             "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
         }
+    return deterministic_options(platform, deterministic=deterministic)
+
+
+def deterministic_options(platform: str, *, deterministic: bool) -> Options:
+    """What ``jax.jit`` asks of the compiler for results that are the same bits in every run.
+
+    Only GPUs need to be asked: their fastest convolutions add up in an order that changes.
+    """
+    if platform == "gpu" and deterministic:
+        return {"xla_gpu_deterministic_ops": True}
     return {}
 
 
-def quick_compilation(platform: str) -> dict[str, str]:
+def quick_compilation(platform: str) -> Options:
     """What ``jax.jit`` asks of the compiler for programs that run once.
 
     On the CPU the program that makes a network's initial parameters compiles in 4 instead of 15 s.
@@ -54,7 +68,7 @@ class Compiled:
         **jit_options: other arguments of ``jax.jit``.
     """
 
-    def __init__(self, function: Callable, options: dict[str, str], **jit_options: Any):
+    def __init__(self, function: Callable, options: Options, **jit_options: Any):
         self._function = function
         self._jit_options = jit_options
         self._options = options
@@ -86,7 +100,7 @@ class Compiled:
             try:
                 return call(self._top)
             except jax.errors.JaxRuntimeError as error:
-                refused = [name for name in self._options if name in str(error)]
+                refused = [name for name in self._options if f"option: '{name}'" in str(error)]
                 if not refused:
                     raise
             self._options = {k: v for k, v in self._options.items() if k not in refused}

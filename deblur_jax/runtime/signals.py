@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from deblur_jax.errors import end_process
 _unfinished: set[Any] = set()
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _SECONDS_TO_FLUSH = 1.0
+_SECONDS_OF_ONE_REQUEST = 1.0
+"""``timeout`` and some schedulers send a signal to the process and again to its group."""
 
 
 class _State:
@@ -34,9 +37,9 @@ class _State:
 def stop_at_signals() -> Iterator[None]:
     """Within the context, Ctrl-C and SIGTERM end the process with one line.
 
-    The exit status is 130 after Ctrl-C and 143 after SIGTERM. After ``defer`` the first signal is
-    only noted, for ``received``, and the second one ends the process. Outside of the main thread
-    the context does nothing.
+    The exit status is 130 after Ctrl-C and 143 after SIGTERM. Within ``deferred`` the first signal
+    is only noted, for ``received``, and one that comes a second later or more ends the process.
+    Outside of the main thread the context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -111,13 +114,16 @@ def _leave_to_thread(number: int, frame: Any) -> None:
 
 
 def _act(reading: socket.socket) -> None:
+    noted = 0.0
     while data := reading.recv(1):
         number = data[0]
         if number not in _NAMES or number == _State.passed_on:
             continue
+        if _State.received is not None and time.monotonic() - noted < _SECONDS_OF_ONE_REQUEST:
+            continue
         if _State.received is not None or not _State.deferred:
             _end(number)
-        _State.received = number
+        _State.received, noted = number, time.monotonic()
         _write(f"{signal_name(number)}: saving a checkpoint; once more to stop without it")
         if _State.passed_on is not None:
             os.kill(os.getpid(), _State.passed_on)

@@ -109,6 +109,7 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
         mesh=mesh,
         accumulation_steps=config.accumulation_steps,
         ema_decay=config.ema_decay,
+        deterministic=config.compute.deterministic,
     )
 
     # -------------------------------------------------------------------------------- checkpoints

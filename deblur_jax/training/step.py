@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from deblur_jax.runtime.compilation import Compiled, deterministic_options
 from deblur_jax.runtime.devices import DATA_AXIS
 from deblur_jax.training.losses import LossFn
 
@@ -47,6 +48,7 @@ def make_train_step(
     mesh: Mesh,
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
+    deterministic: bool = True,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the compiled step ``(state, batch) -> (state, metrics)``.
 
@@ -62,6 +64,7 @@ def make_train_step(
         mesh: from ``runtime.devices.data_mesh``.
         accumulation_steps: parts in which a device computes its rows, one after the other.
         ema_decay: weight of the past in ``state.ema``; None if there is none.
+        deterministic: on GPUs, whether every run of the step must give the same bits.
 
     Returns:
         The step. It donates ``state``: the argument must not be used afterwards. ``batch`` holds
@@ -110,6 +113,10 @@ def make_train_step(
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False
     )
+    platform = mesh.devices.flat[0].platform
+    options = deterministic_options(platform, deterministic=deterministic)
+    if options:
+        return Compiled(sharded, options, donate_argnums=0)
     return jax.jit(sharded, donate_argnums=0)
 
 

@@ -24,7 +24,8 @@ def tiny(config=TINY_CONFIG, **compute):
     return build_model(config, rngs=nnx.Rngs(0), compute=ComputeConfig(**compute))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "plain"])
+@pytest.mark.accelerator
+@pytest.mark.parametrize("backend", ["auto", "plain"])
 @pytest.mark.parametrize("name", golden.MODELS)
 def test_outputs_equal_the_official_codes_at_all_scales(name, backend):
     graphdef, params = golden.network(name, backend)
@@ -58,6 +59,7 @@ def test_loop_and_unrolled_stack_agree():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("name", ["mimo_unet", "svrnn"])
 def test_rematerialisation_changes_no_gradient_and_keeps_less(name):
     if name == "mimo_unet":
@@ -71,7 +73,7 @@ def test_rematerialisation_changes_no_gradient_and_keeps_less(name):
             build_model(
                 model_config(name, **options),
                 rngs=nnx.Rngs(0),
-                compute=ComputeConfig(remat=remat),
+                compute=ComputeConfig(remat=remat, precision="highest"),
             )
         )
 
@@ -103,6 +105,7 @@ def test_smaller_outputs_cost_nothing_where_they_are_dropped():
     assert all_three - full_only < 1.1 * output_convolutions
 
 
+@pytest.mark.accelerator
 def test_bfloat16_computes_in_bfloat16_and_restores_in_float32():
     model = tiny(dtype="bfloat16")
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(model)))

@@ -89,6 +89,7 @@ def activations():
     }
 
 
+@pytest.mark.accelerator
 def test_every_recorded_activation_equals_the_official_codes(activations):
     seen = set()
     for file in ("forward", "forward_guidance", "gates_0", "gates_1"):
@@ -104,7 +105,8 @@ def squared_error(restored, sharp):
     return jnp.sum(jnp.square(restored - sharp)) / 2 / len(sharp)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "plain"])
+@pytest.mark.accelerator
+@pytest.mark.parametrize("backend", ["auto", "plain"])
 def test_gradients_equal_the_official_codes(backend):
     graphdef, params = svrnn_golden.network(backend)
     recorded = svrnn_golden.recorded("backward")
@@ -159,6 +161,7 @@ def test_half_pixel_resizing_is_a_choice():
         tiny(resize="nearest")
 
 
+@pytest.mark.accelerator
 def test_bfloat16_is_near_float32():
     restored = restored_by(dtype="bfloat16")
     assert restored.dtype == np.float32

@@ -11,6 +11,7 @@ from deblur_jax.models import ComputeConfig, MIMOUNetConfig, SVRNNConfig, build_
 from deblur_jax.ops.backend import BACKENDS, operations_for
 from deblur_jax.ops.operations import PLAIN, Operations
 from deblur_jax.runtime.differentiation import ForwardModeError
+from tests.accelerator import ON_CPU, PLATFORM
 
 NETWORKS = {
     "mimo_unet": MIMOUNetConfig(base_channels=2, num_res_blocks=1),
@@ -24,7 +25,7 @@ def restore_by(name, backend):
     """``(params, images) -> restored`` and its parameters."""
     compute = ComputeConfig(backend=backend, precision="highest")
     graphdef, params = nnx.split(
-        build_model(NETWORKS[name], rngs=nnx.Rngs(0), compute=compute, platform="cpu")
+        build_model(NETWORKS[name], rngs=nnx.Rngs(0), compute=compute, platform=PLATFORM)
     )
     return lambda params, images: nnx.merge(graphdef, params)(images)[0], params
 
@@ -49,7 +50,10 @@ def test_the_platform_decides_once_unless_a_backend_is_named(platform, name):
     assert operations_for("plain", platform) is PLAIN
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu_interpreted"])
+@pytest.mark.accelerator
+@pytest.mark.parametrize(
+    "backend", ["cpu", "gpu_interpreted", "tpu_interpreted"] if ON_CPU else ["auto"]
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_backend_computes_what_the_plain_one_does(name, backend):
     results = []
@@ -116,14 +120,17 @@ def test_forward_mode_agrees_with_finite_differences(name, backend):
     assert min(errors) < 0.1, "the second derivative along the direction"
 
 
-@pytest.mark.parametrize(("name", "backend"), [("mimo_unet", "cpu"), ("svrnn", "cpu")])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("mimo_unet", "cpu"), ("svrnn", "cpu"), ("svrnn", "gpu_interpreted")],
+)
 def test_a_backend_without_forward_mode_names_the_one_that_has_it(name, backend):
     loss = smooth_loss(name, backend)
     with pytest.raises(ForwardModeError, match='backend="plain"'):
         jax.jvp(loss, (IMAGE,), (IMAGE,))
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "tpu", "tpu_interpreted"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu_interpreted", "tpu", "tpu_interpreted"])
 def test_a_backend_that_lacks_forward_mode_says_so(name):
     module = __import__(f"deblur_jax.ops.{name.partition('_')[0]}", fromlist=["*"])
     assert "no forward mode" in module.__doc__

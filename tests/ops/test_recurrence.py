@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deblur_jax.ops.cpu.recurrence import recurrence_in_place
+from deblur_jax.ops.gpu.recurrence import make_recurrence as make_gpu_recurrence
 from deblur_jax.ops.recurrence import DIRECTIONS, Direction, gated_recurrence
-from deblur_jax.ops.recurrence_in_place import recurrence_in_place
-from deblur_jax.ops.tpu.recurrence import make_recurrence
+from deblur_jax.ops.tpu.recurrence import make_recurrence as make_tpu_recurrence
 from tests import svrnn_golden
+from tests.accelerator import PLATFORM
 from tests.golden import relative_error
 
 # Caffe's (n, c, h, w) is (b, c, width, height) of an image: its last axis runs down the rows.
@@ -19,8 +21,10 @@ AXES = {"horizontal": 1, "vertical": 2}
 FORMS = {
     "scan": gated_recurrence,
     "in place": recurrence_in_place,
-    "pallas": make_recurrence(interpret=True),
+    "TPU kernel": make_tpu_recurrence(interpret=PLATFORM != "tpu"),
+    "GPU kernel": make_gpu_recurrence(interpret=PLATFORM != "gpu"),
 }
+pytestmark = pytest.mark.accelerator
 
 
 def name_of(axis, reverse):
@@ -149,7 +153,7 @@ def test_four_ways_are_four_directions(form, dtype):
         np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("form", ["in place", "pallas"])
+@pytest.mark.parametrize("form", ["in place", "TPU kernel", "GPU kernel"])
 def test_the_gradient_saves_inputs_gates_and_outputs_only(form):
     inputs, gates = random_case((1, 64, 8, 4))
     _, pull_back = jax.vjp(lambda x, g: scan(form, x, g, 1), inputs, gates)

@@ -22,6 +22,7 @@ UPDATE_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 1e-2}
 FIRST_UPDATE_TOLERANCE = {"mimo_unet": 2e-3, "mimo_unet_plus": 1e-2}
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("name", golden.MODELS)
 def test_gradients_equal_the_official_codes(name):
     graphdef, params = golden.network(name)
@@ -42,6 +43,7 @@ def test_gradients_equal_the_official_codes(name):
         assert error < 2 * GRADIENT_NORM_TOLERANCE[name], key
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize(
     "name", ["mimo_unet", pytest.param("mimo_unet_plus", marks=pytest.mark.slow)]
 )
@@ -142,6 +144,7 @@ def test_uint8_batches_are_the_same_images():
     assert floats[0]["loss"] == pytest.approx(integers[0]["loss"], rel=1e-6)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
     network = ("mimo_unet_plus", dtype)

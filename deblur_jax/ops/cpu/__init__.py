@@ -6,8 +6,8 @@ This backend has no forward mode of differentiation (``jax.jvp``); ``backend="pl
 import dataclasses
 
 from deblur_jax.ops.cpu import convolution, pooling
+from deblur_jax.ops.cpu.recurrence import recurrence_in_place
 from deblur_jax.ops.operations import PLAIN
-from deblur_jax.ops.recurrence_in_place import recurrence_in_place
 
 CPU = dataclasses.replace(
     PLAIN,

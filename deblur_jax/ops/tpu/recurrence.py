@@ -7,9 +7,8 @@ the chunks of one line follow each other, and the carry stays in on-chip memory 
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +16,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from deblur_jax.ops.recurrence import Direction, Recurrence, with_gradient_rule
+from deblur_jax.ops.recurrence import (
+    Direction,
+    Recurrence,
+    neighbours_over_one_axis,
+    with_gradient_rule,
+)
 
 _LANES = 128
 _STEPS_IN_CHUNK = 64
@@ -43,8 +47,9 @@ def _forward(
 ) -> jax.Array:
     """States (b, h, w, d·c) of all directions."""
     groups = []
-    for axis, slots, reverses in _groups(directions):
-        x, g = _lines(inputs, inputs, axis), _lines(_slots(gates, inputs, slots), inputs, axis)
+    for axis, first, reverses in neighbours_over_one_axis(directions):
+        of_group = _slots(gates, inputs, first, len(reverses))
+        x, g = _lines(inputs, inputs, axis), _lines(of_group, inputs, axis)
         (states,) = _call(_forward_kernel, [x, g], [inputs.dtype], reverses, interpret)
         groups.append(_pixels(states, axis))
     return jnp.concatenate(groups, axis=-1)
@@ -61,10 +66,10 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of the inputs and of the gates."""
     d_inputs, d_gates = jnp.zeros(inputs.shape, jnp.float32), []
-    for axis, slots, reverses in _groups(directions):
+    for axis, first, reverses in neighbours_over_one_axis(directions):
         x = _lines(inputs, inputs, axis)
         g, h, dy = (
-            _lines(_slots(array, inputs, slots), inputs, axis)
+            _lines(_slots(array, inputs, first, len(reverses)), inputs, axis)
             for array in (gates, states, d_states)
         )
         against = tuple(not reverse for reverse in reverses)
@@ -81,17 +86,9 @@ def _backward(
     return d_inputs.astype(inputs.dtype), jnp.concatenate(d_gates, axis=-1)
 
 
-def _groups(directions: Sequence[Direction]) -> Iterator[tuple[int, slice, tuple[bool, ...]]]:
-    """Neighbouring directions over one axis: the axis, their slots, whether each is reversed."""
-    numbered = enumerate(directions)
-    for axis, members in itertools.groupby(numbered, key=lambda member: member[1].axis):
-        slots, group = zip(*members, strict=True)
-        yield axis, slice(slots[0], slots[-1] + 1), tuple(d.reverse for d in group)
-
-
-def _slots(array: jax.Array, inputs: jax.Array, slots: slice) -> jax.Array:
+def _slots(array: jax.Array, inputs: jax.Array, first: int, count: int) -> jax.Array:
     channels = inputs.shape[-1]
-    return array[..., slots.start * channels : slots.stop * channels]
+    return array[..., first * channels : (first + count) * channels]
 
 
 def _lines(array: jax.Array, inputs: jax.Array, axis: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The gated recurrence in place: the fastest form on the CPU, and GPUs take it too.
+"""The gated recurrence in place: the fastest form on the CPU.
 
 Each step of the scan slices its lines out of the whole arrays and writes its results into the whole
 result. On the CPU that is many times faster than a scan over transposed copies. The gradient is the
