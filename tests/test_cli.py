@@ -71,7 +71,7 @@ def test_the_scripts_are_the_commands(script):
         ((), "the following arguments are required: COMMAND"),
         (("resore",), "invalid choice: 'resore'"),
         (("pod", "--config", "x"), "the command pod is called plan now"),
-        (("restore", "x.png", "--out", "y"), "arguments are required: --weights"),
+        (("restore", "--out", "y"), "arguments are required: images"),
         (("score", "a", "b", "--mode", "psnr"), "argument --mode: invalid choice: 'psnr'"),
         (("score", "a", "b", "--mode", "float", "--jsn"), "unrecognized arguments: --jsn"),
     ],

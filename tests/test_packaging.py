@@ -15,5 +15,8 @@ def test_every_room_is_in_the_package():
 
 def test_files_that_are_no_code_are_in_the_package():
     suffixes = {file.suffix for file in (ROOT / "deblur_jax").rglob("*") if file.is_file()}
-    assert suffixes - {".pyc"} == {".py", ".html", ".typed"}
-    assert SETUPTOOLS["package-data"] == {"*": ["*.html", "py.typed"]}
+    assert suffixes - {".pyc"} == {".py", ".html", ".typed", ".safetensors"}
+    assert SETUPTOOLS["package-data"] == {
+        "*": ["*.html", "py.typed"],
+        "deblur_jax.weights": ["files/*"],
+    }

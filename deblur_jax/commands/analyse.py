@@ -95,7 +95,8 @@ def _receptive_fields(
     networks: dict[str, Weights], image: np.ndarray, out: epath.Path
 ) -> dict[str, dict[str, float]]:
     fields = {}
-    for name, (model, _, params, _) in networks.items():
+    for name, weights in networks.items():
+        model, params = weights.model, weights.params
         fields[name] = effective_receptive_field(model, params, image)
         if isinstance(model, SVRNNConfig):
             alone = f"{name}, without recurrences"
@@ -105,7 +106,8 @@ def _receptive_fields(
 
 
 def _gates(networks: dict[str, Weights], image: np.ndarray, out: epath.Path) -> None:
-    for name, (model, _, params, _) in networks.items():
+    for name, weights in networks.items():
+        model, params = weights.model, weights.params
         if isinstance(model, SVRNNConfig):
             figure = figures.gates_figure(gate_maps(model, params, image), image)
             figures.save(figure, out / f"gates_{name.replace(' ', '_')}.png")

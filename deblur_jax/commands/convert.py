@@ -1,19 +1,24 @@
-"""``deblur-jax convert WEIGHTS OUT --model NAME``: official weights into a folder."""
+"""``deblur-jax convert WEIGHTS OUT``: weights of any kind into a folder or one file."""
 
 import argparse
 from collections.abc import Callable, Sequence
 
 from flax import nnx
 
+from deblur_jax.config import ConfigError
+from deblur_jax.data.sources import is_embedded
 from deblur_jax.models import (
     MIMOUNetConfig,
+    NetworkConfig,
     SVRNNConfig,
     VGG16Config,
     count_params,
     model_config,
 )
-from deblur_jax.weights.folder import save_weights
+from deblur_jax.weights.folder import config_of, save_weights
+from deblur_jax.weights.load import load_weights
 from deblur_jax.weights.official import load_caffe, load_torch
+from deblur_jax.weights.safetensors_file import SUFFIX, is_safetensors, save_safetensors
 from deblur_jax.weights.vgg16 import load_vgg16
 
 _MODELS = ("mimo_unet", "mimo_unet_plus", "svrnn", "vgg16")
@@ -30,23 +35,56 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     del words
     parser.add_argument(
         "weights",
-        help="the official .pkl (MIMO-UNet) or .caffemodel (SVRNN); .pth or .caffemodel (VGG-16)",
+        help="a workdir, a checkpoint, a weights folder or file; the official .pkl (MIMO-UNet) or "
+        ".caffemodel (SVRNN); .pth or .caffemodel (VGG-16)",
     )
-    parser.add_argument("out", help="the folder to make")
-    parser.add_argument("--model", required=True, choices=_MODELS)
+    parser.add_argument("out", help=f"the folder to make, or a file named *{SUFFIX}")
+    parser.add_argument(
+        "--model", choices=_MODELS, help="of an official file; needed for VGG-16 and other sizes"
+    )
     for size in _SIZES:
         parser.add_argument(f"--{size}", type=int, help="of a smaller or larger variant")
+    parser.add_argument(
+        "--ema", action="store_true", help="the moving average of a run that kept one"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help=f"store numbers of 16 bits, in a file *{SUFFIX}"
+    )
+    parser.add_argument("--about", help="what a reader should know of these weights")
 
 
 def run(args: argparse.Namespace) -> None:
     """Converts.
 
     Raises:
-        WeightFileError: if the file isn't exactly this network's weights.
-        CheckpointError: if the folder exists or can't be written.
+        ConfigError: for flags that do not go together.
+        WeightFileError: if an official file isn't exactly this network's weights.
+        CheckpointError: if there are no weights, or what is to be made exists or can't be written.
     """
+    into_file = is_safetensors(args.out)
+    if args.half and not into_file:
+        raise ConfigError(f"--half: a folder keeps float32; name a file, {args.out}{SUFFIX}")
+    model, params, trained_on = _read(args)
+    about = args.about or f"converted from {args.weights}"
+    if into_file:
+        config = config_of(model, about=about, trained_on=trained_on)
+        dtype = "float16" if args.half else "float32"
+        save_safetensors(args.out, params, config, dtype=dtype)
+    else:
+        save_weights(args.out, params, model, about=about, trained_on=trained_on)
+    print(f"{model.name}, {count_params(params):,} parameters: weights in {args.out}")
+
+
+def _read(args: argparse.Namespace) -> tuple[NetworkConfig, nnx.State, str | None]:
+    """The network, its parameters, and the embedded data set that it was trained on, if it was."""
     sizes = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
+    if args.model is None:
+        if sizes:
+            raise ConfigError(f"--{next(iter(sizes))}: say which network it is with --model")
+        weights = load_weights(args.weights, ema=args.ema)
+        embedded = weights.trained_on is not None and is_embedded(weights.trained_on)
+        return weights.model, weights.params, weights.trained_on if embedded else None
+    if args.ema:
+        raise ConfigError("--ema: an official file keeps no moving average; leave --model out")
     model = model_config(args.model, **sizes)
-    params = _LOADERS[type(model)](args.weights, model)
-    save_weights(args.out, params, model, about=f"converted from {args.weights}")
-    print(f"{args.model}, {count_params(params):,} parameters: weights in {args.out}")
+    return model, _LOADERS[type(model)](args.weights, model), None

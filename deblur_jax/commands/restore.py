@@ -1,14 +1,16 @@
-"""``deblur-jax restore FILES_OR_FOLDERS --weights DIR --out DIR``."""
+"""``deblur-jax restore FILES_OR_FOLDERS``: photographs to restored ones."""
 
 import argparse
 import collections
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from deblur_jax.data.folder import images_below
+from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import ImageError, read_image, read_upright_size, write_image
 from deblur_jax.inference.ensemble import ENSEMBLES
@@ -16,6 +18,7 @@ from deblur_jax.inference.restorer import RestorationError, Restorer
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.files import FolderError, check_output_folder, make_folder
 from deblur_jax.runtime.progress import progress_bar
+from deblur_jax.weights.shipped import DEFAULT_WEIGHTS
 
 _MAX_COMPILATIONS = 4
 
@@ -30,10 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument("images", nargs="+", help="files, or folders with images")
     parser.add_argument(
         "--weights",
-        required=True,
-        help="a workdir, a checkpoint, a converted weights folder, or an official file",
+        default=DEFAULT_WEIGHTS,
+        help="a workdir, a checkpoint, a converted folder or file, an official file, or the name "
+        f"of weights that come with the package (default: {DEFAULT_WEIGHTS})",
     )
-    parser.add_argument("--out", required=True, help="the folder for the restored images")
+    parser.add_argument(
+        "--out", default="restored", help="the folder for the restored images (default: restored)"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print what would be written, and write nothing"
+    )
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, help="average over rotated and reflected copies"
     )
@@ -72,6 +81,10 @@ def run(args: argparse.Namespace) -> None:
     """
     require_devices()
     jobs = plan_targets(args.images, Path(args.out))
+    if args.dry_run:
+        for source, target in jobs:
+            print(f"{source} -> {target}")
+        return
     check_output_folder(args.out)
     restorer = Restorer.load(
         args.weights,
@@ -80,7 +93,14 @@ def run(args: argparse.Namespace) -> None:
         tile=args.tile,
         overlap=args.overlap,
     )
+    if restorer.trained_on is not None and is_embedded(restorer.trained_on):
+        print(
+            f"note: these weights were trained on {restorer.trained_on} and undo that kind of blur "
+            f"only; for photographs leave --weights out, or name {DEFAULT_WEIGHTS}",
+            file=sys.stderr,
+        )
     failures: list[UserError] = []
+    start = time.monotonic()
 
     readable = []
     for source, target in jobs:
@@ -100,7 +120,10 @@ def run(args: argparse.Namespace) -> None:
         except (ImageError, FolderError) as error:
             failures.append(error)
 
-    print(f"{len(jobs) - len(failures)} of {len(jobs)} images restored: {args.out}")
+    seconds = time.monotonic() - start
+    print(
+        f"{len(jobs) - len(failures)} of {len(jobs)} images restored in {seconds:.1f} s: {args.out}"
+    )
     for failure in failures:
         print(f"not restored: {failure}", file=sys.stderr)
     if failures:

@@ -20,6 +20,7 @@ from deblur_jax.models.svrnn import SVRNN
 from deblur_jax.runtime.compilation import Compiled, compiler_options
 from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.load import load_weights
+from deblur_jax.weights.shipped import DEFAULT_WEIGHTS
 
 _LARGEST_WHOLE = 2_000_000
 """Pixels. A larger image is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
@@ -77,9 +78,11 @@ class Restorer:
         compute: how it is computed.
         device: where it runs.
         digest: of the weights, where they were loaded; else None.
+        trained_on: the training data by name, where the weights say so; else None.
     """
 
     digest: str | None = None
+    trained_on: str | None = None
 
     def __init__(
         self,
@@ -115,12 +118,17 @@ class Restorer:
 
     @classmethod
     def load(
-        cls, path: PathLike, *, ema: bool = False, backend: str = "auto", **options: Any
+        cls,
+        path: PathLike = DEFAULT_WEIGHTS,
+        *,
+        ema: bool = False,
+        backend: str = "auto",
+        **options: Any,
     ) -> Self:
-        """Loads a weights folder, a checkpoint, the workdir of a training run, or an official file.
+        """Loads a weights folder, a checkpoint, the workdir of a training run, or a single file.
 
         Args:
-            path: see ``load_weights``.
+            path: see ``load_weights``; by default the weights that come with the package.
             ema: use the moving average of the parameters, of a run that kept one.
             backend: the backend whose operations to use: "auto" for the device's own, "plain" for
                 ordinary ``jax.lax``, which can be differentiated forward and exported.
@@ -133,7 +141,7 @@ class Restorer:
         weights = load_weights(path, device=options.get("device"), ema=ema)
         compute = dataclasses.replace(weights.compute, backend=backend)
         restorer = cls(weights.model, weights.params, compute=compute, **options)
-        restorer.digest = weights.digest.all
+        restorer.digest, restorer.trained_on = weights.digest.all, weights.trained_on
         return restorer
 
     def _abstract(self, compute: ComputeConfig) -> Any:

@@ -59,12 +59,21 @@ class Weights(NamedTuple):
         compute: how it was computed when it was trained.
         params: its parameters.
         digest: of the parameters; its ``all`` identifies them.
+        config: everything that was written with them, ``model`` and ``compute`` included, as nested
+            dicts of JSON values; empty for an official file.
     """
 
     model: NetworkConfig
     compute: ComputeConfig
     params: nnx.State
     digest: Digest
+    config: dict[str, Any]
+
+    @property
+    def trained_on(self) -> str | None:
+        """The training data by the name that the run was given; None if it is not known."""
+        data = self.config.get("data")
+        return data.get("train") if isinstance(data, dict) else None
 
 
 def describe(config: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +114,7 @@ def save_weights(
     *,
     compute: ComputeConfig | None = None,
     about: str = "",
+    trained_on: str | None = None,
 ) -> None:
     """Writes a weights folder.
 
@@ -114,6 +124,7 @@ def save_weights(
         model: its config.
         compute: how it was computed when it was trained.
         about: what a reader should know of these weights.
+        trained_on: the training data by name, as ``config.data.train``.
 
     Raises:
         CheckpointError: if the folder exists, or can't be written.
@@ -124,11 +135,7 @@ def save_weights(
     if target.exists():
         raise CheckpointError(f"{target}: exists; nothing was overwritten")
     make_folder(target.parent)
-    config = {
-        "about": about,
-        "model": model.to_dict(),
-        "compute": (compute or ComputeConfig()).to_dict(),
-    }
+    config = config_of(model, compute=compute, about=about, trained_on=trained_on)
     items = save_arguments({PARAMS: params}, config)
     try:
         with errors_naming(target), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
@@ -139,6 +146,23 @@ def save_weights(
                 if found.name.startswith(f"{target.name}.orbax-checkpoint-tmp"):
                     found.rmtree(missing_ok=True)
         raise
+
+
+def config_of(
+    model: NetworkConfig,
+    *,
+    compute: ComputeConfig | None = None,
+    about: str = "",
+    trained_on: str | None = None,
+) -> dict[str, Any]:
+    """What is written beside parameters; the arguments are those of ``save_weights``."""
+    data = {} if trained_on is None else {"data": {"train": trained_on}}
+    return {
+        **data,
+        "about": about,
+        "model": model.to_dict(),
+        "compute": (compute or ComputeConfig()).to_dict(),
+    }
 
 
 def find_weights(path: PathLike) -> epath.Path:
@@ -157,7 +181,8 @@ def find_weights(path: PathLike) -> epath.Path:
     if not checkpoints.exists():
         raise CheckpointError(
             f"{folder}: no weights here; expected the --workdir of a training run, one of its "
-            "checkpoints, a folder that `deblur-jax convert` made, or an official file"
+            "checkpoints, what `deblur-jax convert` made, an official file, or a name of weights "
+            "that come with the package"
         )
     manager = open_manager(checkpoints, keep=1, read_only=True)
     best, steps = best_step(manager), saved_steps(manager)
@@ -179,6 +204,24 @@ def read_config(folder: PathLike) -> dict[str, Any]:
     try:
         if digest is not None and digest[CONFIG] != digest_of_config(stored["config"]):
             raise ValueError("it is not what was written")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}: its configuration is damaged ({first_line(error)})"
+        ) from error
+    return sections_of(folder, stored)
+
+
+def sections_of(folder: PathLike, stored: Any) -> dict[str, Any]:
+    """The sections of a configuration, in the present schema, as nested dicts.
+
+    Args:
+        folder: where it was read, for messages.
+        stored: what ``describe`` made.
+
+    Raises:
+        CheckpointError: if it is damaged, or of a later version of this package.
+    """
+    try:
         described = migrated(stored)
         version, config = described["schema_version"], described["config"]
         if version > SCHEMA_VERSION:
@@ -224,15 +267,35 @@ def check_digest(folder: epath.Path, item: str, tree: Any) -> Digest:
     Raises:
         CheckpointError: naming the folder and the array that differs.
     """
-    read, stored = digest_of(tree), read_digests(folder)
-    if stored is not None:
-        wrong = differing(stored.get(item, {}).get("arrays", {}), read.arrays)
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise CheckpointError(
-                f"{folder}: the array {wrong[0]}{more} of {item} is damaged: it is not what was "
-                "written (SHA-256)"
-            )
+    stored = read_digests(folder)
+    if stored is None:
+        return digest_of(tree)
+    return check_same_digest(folder, item, stored.get(item, {}), tree)
+
+
+def check_same_digest(where: Any, item: str, stored: Mapping[str, Any], tree: Any) -> Digest:
+    """Compares arrays that were read with a digest.
+
+    Args:
+        where: a folder or file, for messages.
+        item: what the arrays are.
+        stored: as of ``Digest.to_dict``.
+        tree: what was read.
+
+    Returns:
+        The digest of what was read.
+
+    Raises:
+        CheckpointError: naming the array that differs.
+    """
+    read = digest_of(tree)
+    wrong = differing(stored.get("arrays", {}), read.arrays)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"{where}: the array {wrong[0]}{more} of {item} is damaged: it is not what was "
+            "written (SHA-256)"
+        )
     return read
 
 
@@ -268,13 +331,16 @@ def _read(folder: epath.Path, item: str, read: Callable[[], Any]) -> Any:
         raise CheckpointError(f"{folder}: {_CALLED[item]} damaged ({error})") from error
 
 
-def read_network(folder: PathLike) -> tuple[NetworkConfig, ComputeConfig]:
-    """The network in a weights folder, without its parameters.
+def network_of(folder: PathLike, config: dict[str, Any]) -> tuple[NetworkConfig, ComputeConfig]:
+    """The network that a configuration describes.
+
+    Args:
+        folder: where it was read, for messages.
+        config: as of ``read_config``.
 
     Raises:
-        CheckpointError: if the configuration is damaged, or the network is not registered.
+        CheckpointError: if a field can't be, or the network is not registered.
     """
-    config = read_config(folder)
     try:
         model = NetworkConfig.from_dict(config["model"])
         return model, ComputeConfig.from_dict(config.get("compute", {}))
@@ -298,7 +364,8 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
         CheckpointError: if there are no weights, or they are damaged.
     """
     folder = find_weights(path)
-    model, compute = read_network(folder)
+    config = read_config(folder)
+    model, compute = network_of(folder, config)
     sharding = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -315,7 +382,7 @@ def read_weights(path: PathLike, device: jax.Device | None = None, *, ema: bool 
             f"{folder}: was written without digests, so damage to it would not be noticed",
             stacklevel=2,
         )
-    return Weights(model, compute, params, digest)
+    return Weights(model, compute, params, digest, config)
 
 
 def check_finite(where: Any, params: nnx.State) -> None:

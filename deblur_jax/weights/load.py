@@ -1,6 +1,4 @@
-"""The one way to weights, wherever they are: our folders, or the official files."""
-
-import os
+"""The one way to weights, wherever they are: our folders and files, or the official files."""
 
 import jax
 from etils import epath
@@ -11,6 +9,8 @@ from deblur_jax.weights.digest import digest_of
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import Weights, read_weights
 from deblur_jax.weights.official import load_caffe, load_torch, torch_config
+from deblur_jax.weights.safetensors_file import is_safetensors, read_safetensors
+from deblur_jax.weights.shipped import resolve_weights
 from deblur_jax.weights.torch_file import is_torch_file
 
 
@@ -18,8 +18,10 @@ def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool 
     """Reads a network's parameters.
 
     Args:
-        path: local or remote: a weights folder, a checkpoint, the workdir of a training run, or an
-            official file, SVRNN's ``.caffemodel`` or MIMO-UNet's ``.pkl``, converted on the fly.
+        path: local or remote: a weights folder, a checkpoint, the workdir of a training run, a
+            ``.safetensors`` file that ``deblur-jax convert`` made, or an official file, SVRNN's
+            ``.caffemodel`` or MIMO-UNet's ``.pkl``, converted on the fly; or the name of weights
+            that come with the package.
         device: where the parameters go; the first one by default.
         ema: their moving average instead, of a run that kept one.
 
@@ -27,11 +29,13 @@ def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool 
         CheckpointError: if there are no weights, or they are damaged.
         WeightFileError: if an official file is not exactly a network's weights.
     """
-    file = epath.Path(os.path.expanduser(os.fspath(path)))
-    if not file.is_file():
+    file = epath.Path(resolve_weights(path))
+    if not file.is_file() and not is_safetensors(file):
         return read_weights(file, device, ema=ema)
     if ema:
-        raise CheckpointError(f"{path}: an official file keeps no moving average")
+        raise CheckpointError(f"{path}: a single file keeps no moving average")
+    if is_safetensors(file):
+        return read_safetensors(file, device)
     model: NetworkConfig
     if is_torch_file(file):
         model = torch_config(file)
@@ -40,4 +44,4 @@ def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool 
         model = SVRNNConfig()
         params = load_caffe(file, model)
     placed = jax.device_put(params, device or jax.local_devices()[0])
-    return Weights(model, ComputeConfig(), placed, digest_of(params))
+    return Weights(model, ComputeConfig(), placed, digest_of(params), {})

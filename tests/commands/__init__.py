@@ -13,13 +13,13 @@ def environment():
     return {**os.environ, "XLA_FLAGS": FAST}
 
 
-def run_script(*arguments, timeout=300, **options):
-    """Runs ``python *arguments`` from the project's root."""
+def run_script(*arguments, timeout=300, cwd=ROOT, **options):
+    """Runs ``python *arguments``, from the project's root unless ``cwd`` names another folder."""
     words = [sys.executable, *(str(argument) for argument in arguments)]
     return subprocess.run(
         words,
-        cwd=ROOT,
-        env=environment(),
+        cwd=cwd,
+        env={**environment(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deblur_jax import Restorer
+from deblur_jax import Restorer, load_weights
 from tests.commands import run_command
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -34,3 +34,27 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
         assert line.startswith("error: ")
         assert message in line
         assert not (tmp_path / "weights").exists()
+
+
+def test_a_run_becomes_one_file_in_half_precision(tiny_weights, tmp_path):
+    file = tmp_path / "tiny.safetensors"
+    result = run_command("convert", tiny_weights, file, "--half", "--about", "tiny")
+    assert result.returncode == 0, result.stderr
+    weights = load_weights(file)
+    assert weights.config["about"] == "tiny"
+    assert weights.model == load_weights(tiny_weights).model
+    folder = tmp_path / "folder"
+    assert run_command("convert", file, folder).returncode == 0
+    assert load_weights(folder).digest == weights.digest
+
+
+def test_flags_that_do_not_go_together_are_refused(tiny_weights, tmp_path):
+    for options, message in (
+        (("--half",), "--half: a folder keeps float32"),
+        (("--base_channels", 2), "--base_channels: say which network it is with --model"),
+        (("--ema", "--model", "mimo_unet"), "--ema: an official file keeps no moving average"),
+    ):
+        result = run_command("convert", tiny_weights, tmp_path / "out", *options)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"error: {message}")
+        assert not (tmp_path / "out").exists()

@@ -4,6 +4,8 @@ from PIL import Image
 
 from deblur_jax.commands import restore
 from deblur_jax.inference.restorer import Restorer
+from deblur_jax.models import initialize
+from deblur_jax.weights.folder import save_weights
 from tests.commands import run_command
 
 
@@ -102,3 +104,24 @@ def test_one_name_from_two_folders_is_an_error(tmp_path):
 def test_a_image_named_twice_is_restored_once(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert len(plan([tmp_path, tmp_path / "a.png"], tmp_path / "out")) == 1
+
+
+def test_weights_and_out_have_defaults(photos, tmp_path):
+    where = tmp_path / "where"
+    where.mkdir()
+    result = run_command("restore", photos / "colour.jpg", "--dry_run", cwd=where)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{photos / 'colour.jpg'} -> restored/colour.png\n"
+    assert list(where.iterdir()) == []
+    result = run_command("restore", photos / "colour.jpg", cwd=where)
+    assert result.returncode == 0, result.stderr
+    assert pixels(where / "restored/colour.png").shape == (17, 23, 3)
+
+
+def test_weights_of_a_narrow_family_say_so(photos, tiny_config, tmp_path):
+    _, params = initialize(tiny_config.model, seed=0)
+    weights = tmp_path / "weights"
+    save_weights(weights, params, tiny_config.model, trained_on="synthetic:pan")
+    result = run(weights, tmp_path / "out", photos / "grey.png")
+    assert result.returncode == 0
+    assert "note: these weights were trained on synthetic:pan and undo that kind" in result.stderr

@@ -15,7 +15,7 @@ from deblur_jax.training.checkpoint import Checkpoints
 from deblur_jax.training.config import Config
 from deblur_jax.training.step import init_state
 from deblur_jax.weights.errors import CheckpointError
-from deblur_jax.weights.folder import find_weights, read_config, read_network, save_weights
+from deblur_jax.weights.folder import find_weights, network_of, read_config, save_weights
 from deblur_jax.weights.load import load_weights
 from tests.configs import changed
 
@@ -120,7 +120,10 @@ def test_every_order_of_the_files_of_a_configuration(tiny_weights, tiny_config, 
                 list(order) if str(path).endswith("/config") else listdir(path)
             ),
         )
-        assert read_network(tiny_weights) == (tiny_config.model, tiny_config.compute)
+        assert network_of(tiny_weights, read_config(tiny_weights)) == (
+            tiny_config.model,
+            tiny_config.compute,
+        )
 
 
 SHARED_MEMORY = Path("/dev/shm")

@@ -93,7 +93,8 @@ def test_the_command_makes_weights_to_start_from_that_restore_nothing(tmp_path):
     sizes = ("--guidance_channels", CHANNELS)
     result = run_command("convert", TORCHVISION_FILE, weights, "--model", "vgg16", *sizes)
     assert result.returncode == 0, result.stderr
-    model, _, params, _ = load_weights(weights)
+    loaded = load_weights(weights)
+    model, params = loaded.model, loaded.params
     assert model == TINY
     expected = nnx.to_flat_state(load_vgg16(TORCHVISION_FILE, TINY))
     for (path, ours), (_, theirs) in zip(nnx.to_flat_state(params), expected, strict=True):
