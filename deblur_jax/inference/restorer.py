@@ -13,8 +13,9 @@ from flax import nnx
 from deblur_jax.config import ConfigError
 from deblur_jax.errors import UserError
 from deblur_jax.inference.ensemble import with_ensemble
+from deblur_jax.inference.sizes import Size, framed, make_masked_restore_fn, plan_sizes
 from deblur_jax.inference.strips import StripRestorer
-from deblur_jax.inference.tiles import Size, TileRestorer
+from deblur_jax.inference.tiles import TileRestorer
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model, restores_images
 from deblur_jax.models.svrnn import SVRNN
 from deblur_jax.runtime.compilation import Compiled, compiler_options
@@ -51,6 +52,7 @@ class Restorer:
     """A network with its weights, ready to restore images of any size and kind.
 
     A program is compiled for each size of image; ``plan_sizes`` lets many sizes share few programs.
+    Neither changes the restoration of an image but for rounding.
 
     Args:
         model: the config of the network.
@@ -108,6 +110,7 @@ class Restorer:
         network = self._abstract(self.compute)
         restore = make_restore_fn(nnx.graphdef(network))
         self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
+        self._framed_fn = self._make_framed_fn(network, ensemble)
         deterministic = self.compute.deterministic
         options = compiler_options(self.device.platform, deterministic=deterministic)
         self.restore_fn = Compiled(self.pure_fn, options)
@@ -144,6 +147,17 @@ class Restorer:
         restorer.digest, restorer.trained_on = weights.digest.all, weights.trained_on
         return restorer
 
+    def _make_framed_fn(self, network: Any, ensemble: str | None) -> Compiled | None:
+        """The function for images inside larger arrays; None if the network can't mask them."""
+        nhwc = self.compute.resolve(self.device.platform).ops.maps_are_nhwc
+        if not (nhwc and getattr(network, "computes_by_table", False)):
+            return None
+        restore = make_masked_restore_fn(self.model, self.compute, self.device.platform)
+        function = restore if ensemble is None else with_ensemble(restore, ensemble)
+        deterministic = self.compute.deterministic
+        options = compiler_options(self.device.platform, deterministic=deterministic)
+        return Compiled(function, options)
+
     def _abstract(self, compute: ComputeConfig) -> Any:
         return abstract_model(self.model, compute=compute, platform=self.device.platform)
 
@@ -155,7 +169,7 @@ class Restorer:
             return None
         if network.receptive_radius is not None:
             multiple, radius = network.size_multiple, network.receptive_radius
-            return TileRestorer(self.restore_fn, self.device, multiple, radius, tile, overlap)
+            return TileRestorer(multiple, radius, tile, overlap)
         if not isinstance(network, SVRNN):
             if tile is None:
                 return None
@@ -177,19 +191,30 @@ class Restorer:
         return other
 
     def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
-        """Plans to pad images of these sizes to at most ``max_compilations`` common sizes.
+        """Plans for images of these sizes to share ``max_compilations`` compiled programs.
+
+        A network that does not say ``computes_by_table`` compiles one for each size all the same.
 
         Args:
             sizes: the height and width of every image to come, with repetitions.
         """
-        aligned = [self._aligned(size) for size in sizes]
-        if isinstance(self._in_parts, TileRestorer):
-            large = [size for size in aligned if self._is_large(size)]
-            self._in_parts.plan(large)
-            if large:
-                aligned = [size for size in aligned if not self._is_large(size)]
-                max_compilations = max(max_compilations - 1, 1)
-        self._planned = plan_sizes(aligned, max_compilations)
+        parts = []
+        for size in map(self._aligned, sizes):
+            if not self._is_large(size):
+                parts.append(size)
+            elif isinstance(self._in_parts, TileRestorer):
+                parts.append(self._in_parts.window(size))
+        self._planned = {}
+        if self._framed_fn is not None:
+            common = plan_sizes(parts, max_compilations)
+            alone = collections.Counter(common[size] for size in set(parts))
+            self._planned = {size: to for size, to in common.items() if alone[to] > 1}
+
+    @property
+    def num_programs(self) -> int:
+        """How many programs were compiled for whole images and tiles."""
+        functions = filter(None, (self.restore_fn, self._framed_fn))
+        return sum(function.count_programs() for function in functions)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Restores one image.
@@ -231,11 +256,22 @@ class Restorer:
 
     def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
         height, width = rgb.shape[:2]
-        padded = self.padded(rgb[None])
-        if self._in_parts is not None and self._is_large(padded.shape[1:3]):
-            return self._in_parts(self.params, padded[0])[:height, :width]
-        batch = jax.device_put(padded, self.device)
-        return np.asarray(self.restore_fn(self.params, batch))[0, :height, :width]
+        padded = self.padded(rgb[None])[0]
+        if isinstance(self._in_parts, StripRestorer) and self._is_large(padded.shape[:2]):
+            return self._in_parts(self.params, padded)[:height, :width]
+        if isinstance(self._in_parts, TileRestorer) and self._is_large(padded.shape[:2]):
+            return self._in_parts(self._restore_part, padded)[:height, :width]
+        return self._restore_part(padded)[:height, :width]
+
+    def _restore_part(self, image: np.ndarray) -> np.ndarray:
+        """Restores (h, w, 3), an image or a tile, sides multiples of ``size_multiple``."""
+        height, width = image.shape[:2]
+        common = self._planned.get((height, width))
+        if common is None or self._framed_fn is None:
+            batch = jax.device_put(image[None], self.device)
+            return np.asarray(self.restore_fn(self.params, batch))[0]
+        batch = jax.device_put(framed(image, common), self.device)
+        return np.asarray(self._framed_fn(self.params, batch))[0, :height, :width, :-1]
 
     def _is_large(self, size: Size) -> bool:
         if self._in_parts is None:
@@ -243,53 +279,18 @@ class Restorer:
         return max(size) > self._tile if self._tile else size[0] * size[1] > _LARGEST_WHOLE
 
     def padded(self, batch: np.ndarray) -> np.ndarray:
-        """Pads a batch (b, h, w, 3) to a size that the network takes, or that was planned.
+        """Pads a batch (b, h, w, 3) to a size that the network takes.
 
         Borders are repeated, below and to the right.
         """
         height, width = batch.shape[1:3]
-        aligned = self._aligned((height, width))
-        padded_height, padded_width = self._planned.get(aligned, aligned)
+        padded_height, padded_width = self._aligned((height, width))
         padding = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
         return np.pad(batch, padding, mode="edge")
 
     def _aligned(self, size: Size) -> Size:
         multiple = self._size_multiple
         return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
-
-
-def plan_sizes(sizes: Iterable[Size], max_sizes: int) -> dict[Size, Size]:
-    """Maps each size to one of at most ``max_sizes`` that hold it, wasting few pixels.
-
-    Where there are few enough sizes, each is mapped to itself. Else the two groups whose union
-    wastes least are merged, until few enough are left.
-
-    Args:
-        sizes: with repetitions: a frequent size weighs more.
-    """
-    counts = collections.Counter(sizes)
-    groups = [({size}, size, counts[size]) for size in sorted(counts)]
-    while len(groups) > max_sizes:
-        pairs = [(a, b) for i, a in enumerate(groups) for b in groups[:i]]
-        a, b = min(pairs, key=lambda pair: _wasted_pixels(*pair))
-        groups = [group for group in groups if group is not a and group is not b]
-        groups.append((a[0] | b[0], _union(a[1], b[1]), a[2] + b[2]))
-    return {size: common for members, common, _ in groups for size in members}
-
-
-_Group = tuple[set[Size], Size, int]
-"""Sizes, the common size that holds them, and how many images have one of them."""
-
-
-def _wasted_pixels(a: _Group, b: _Group) -> int:
-    (_, size_a, count_a), (_, size_b, count_b) = a, b
-    height, width = _union(size_a, size_b)
-    area_a, area_b = size_a[0] * size_a[1], size_b[0] * size_b[1]
-    return height * width * (count_a + count_b) - area_a * count_a - area_b * count_b
-
-
-def _union(a: Size, b: Size) -> Size:
-    return max(a[0], b[0]), max(a[1], b[1])
 
 
 def _as_float(image: np.ndarray) -> tuple[np.ndarray, int | None]:

@@ -1,16 +1,12 @@
 """Restores a large image tile by tile; the tiles overlap."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from flax import nnx
 
 from deblur_jax.config import ConfigError
-
-Size = tuple[int, int]
-"""Height and width, in pixels."""
+from deblur_jax.inference.sizes import Size
 
 _TILE, _OVERLAP = 1024, 64
 
@@ -97,11 +93,8 @@ class TileRestorer:
     """Restores one image after the other, tile by tile.
 
     The tiles of an image are as small as their number allows, so that little is restored twice.
-    Images that were planned for share one size of tiles, and so one compiled program.
 
     Args:
-        restore_fn: ``(params, blurred) -> restored``, (1, h, w, 3) each.
-        device: where to run.
         multiple: the sides of images are multiples of it, and those of tiles must be.
         radius: how far the network sees: a larger overlap is of no use.
         tile: largest height and width of the tiles; None for 1024.
@@ -113,48 +106,41 @@ class TileRestorer:
 
     def __init__(
         self,
-        restore_fn: Callable[[nnx.State, jax.Array], jax.Array],
-        device: jax.Device,
         multiple: int,
         radius: int,
         tile: int | None = None,
         overlap: int | None = None,
     ):
-        self._restore_fn = restore_fn
-        self._device = device
         self._multiple = multiple
         self._tile = _TILE if tile is None else tile // multiple * multiple
         overlap = min(radius, _OVERLAP if overlap is None else overlap)
         self._overlap = -(-overlap // multiple) * multiple
-        self._shared: Size | None = None
         if self._tile <= 2 * self._overlap:
             raise ConfigError(
                 f"tiles of {self._tile} pixels leave nothing between overlaps of {self._overlap}: "
                 f"they must be larger than {2 * self._overlap}"
             )
 
-    def plan(self, sizes: Iterable[Size]) -> None:
-        """Plans one size of tiles for images of these sizes, multiples of ``multiple``.
+    def __call__(
+        self, restore: Callable[[np.ndarray], np.ndarray], image: np.ndarray
+    ) -> np.ndarray:
+        """Restores an image.
 
-        Without sizes, each image has a size of tiles of its own again.
+        Args:
+            restore: of one tile, ``blurred -> restored``, (h, w, 3) each.
+            image: (h, w, 3) float32 in [0, 1], sides of the multiple.
+
+        Returns:
+            The restored image, not clipped.
         """
-        windows = [self._window(size) for size in sizes]
-        self._shared = (max(h for h, _ in windows), max(w for _, w in windows)) if windows else None
-
-    def __call__(self, params: nnx.State, image: np.ndarray) -> np.ndarray:
-        """Restores (h, w, 3) float32 in [0, 1], sides of the multiple; not clipped."""
         height, width = image.shape[:2]
-        window = self._shared or self._window((height, width))
-        beyond = max(window[0] - height, 0), max(window[1] - width, 0)
-        if any(beyond):
-            image = np.pad(image, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="edge")
         restored = np.empty(image.shape, np.float32)
-        for tile in tiles(image.shape[:2], window, self._overlap):
-            part = jax.device_put(image[None, *tile.window], self._device)
-            restored[tile.target] = np.asarray(self._restore_fn(params, part))[0][tile.kept]
-        return restored[:height, :width]
+        for tile in tiles((height, width), self.window((height, width)), self._overlap):
+            restored[tile.target] = restore(image[tile.window])[tile.kept]
+        return restored
 
-    def _window(self, size: Size) -> Size:
+    def window(self, size: Size) -> Size:
+        """Height and width of the tiles of an image."""
         height, width = (
             even_window(side, self._tile, self._overlap, self._multiple) for side in size
         )

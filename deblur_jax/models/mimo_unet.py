@@ -242,6 +242,7 @@ class MIMOUNet(nnx.Module):
     """
 
     size_multiple: ClassVar[int] = 4
+    computes_by_table: ClassVar[bool] = True
     """Height and width must be multiples of this."""
 
     def __init__(self, config: MIMOUNetConfig, *, rngs: nnx.Rngs, compute: Compute | None = None):

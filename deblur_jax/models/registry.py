@@ -9,7 +9,9 @@ contract:
   keys, one per image, in training;
 - it holds ``nnx.Param`` only, so that ``graphdef, params = nnx.split(module)`` loses nothing;
 - ``size_multiple``: height and width must be multiples of it;
-- ``receptive_radius``: how many pixels away the input still matters, or None for no limit.
+- ``receptive_radius``: how many pixels away the input still matters, or None for no limit;
+- ``computes_by_table``, False if left out: between ``enter`` and ``leave`` it computes by
+  ``compute.ops`` alone, so that images of many sizes can share a program (``ops.masked``).
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError, Section, Table
 from deblur_jax.models.compute import ComputeConfig
+from deblur_jax.ops.operations import Operations
 from deblur_jax.runtime.compilation import quick_compilation
 
 IMAGE_CHANNELS = 3
@@ -168,12 +171,25 @@ def build_model(
 
 
 def abstract_model(
-    config: NetworkConfig, *, compute: ComputeConfig | None = None, platform: str | None = None
+    config: NetworkConfig,
+    *,
+    compute: ComputeConfig | None = None,
+    platform: str | None = None,
+    change_operations: Callable[[Operations], Operations] | None = None,
 ) -> Any:
-    """``build_model`` without numbers: its parameters are shapes, and nothing is computed."""
-    return nnx.eval_shape(
-        lambda: build_model(config, rngs=nnx.Rngs(0), compute=compute, platform=platform)
-    )
+    """``build_model`` without numbers: its parameters are shapes, and nothing is computed.
+
+    Args:
+        config: as of ``build_model``.
+        compute: as of ``build_model``.
+        platform: as of ``build_model``.
+        change_operations: makes the table of operations of the platform's, as ``ops.masked`` does.
+    """
+    resolved = (compute or ComputeConfig()).resolve(platform or jax.default_backend())
+    if change_operations is not None:
+        resolved = dataclasses.replace(resolved, ops=change_operations(resolved.ops))
+    module_class = _network_of(type(config)).module_class
+    return nnx.eval_shape(lambda: module_class(config, rngs=nnx.Rngs(0), compute=resolved))
 
 
 def initialize(

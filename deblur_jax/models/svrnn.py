@@ -300,6 +300,7 @@ class SVRNN(nnx.Module):
     """
 
     size_multiple: ClassVar[int] = 8
+    computes_by_table: ClassVar[bool] = True
     """Height and width must be multiples of this."""
     receptive_radius: ClassVar[int | None] = None
     """The recurrences reach across the image."""

@@ -3,13 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from deblur_jax import Restorer
-from deblur_jax.inference.restorer import make_restore_fn, plan_sizes
-from deblur_jax.models import initialize
+from deblur_jax.inference.restorer import make_restore_fn
+from deblur_jax.models import ComputeConfig, initialize, model_config
 
 
 @pytest.fixture
@@ -96,34 +94,44 @@ def test_the_function_underneath_is_pure(restorer, tiny_config):
     assert np.abs(sensitivity[0]).max() > 0
 
 
-def test_many_sizes_share_few_compilations(restorer):
-    sizes = [(8 + i, 30 - i) for i in range(10)]
-    restorer.plan_sizes(sizes, max_compilations=2)
+NETWORKS = {
+    "mimo_unet": model_config("mimo_unet", base_channels=2, num_res_blocks=1),
+    "svrnn": model_config("svrnn", rnn_channels=2, guidance_channels=2),
+    "svrnn, half-pixel resizing": model_config(
+        "svrnn", rnn_channels=2, guidance_channels=2, resize="half_pixel"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in NETWORKS),
+        ("mimo_unet", {"ensemble": "dihedral8"}),
+        ("mimo_unet", {"compute": ComputeConfig(backend="plain")}),
+        ("svrnn", {"compute": ComputeConfig(backend="gpu_interpreted")}),
+    ],
+)
+def test_many_sizes_share_few_programs_and_change_no_image(name, options):
+    _, params = initialize(NETWORKS[name], seed=0)
+    rng = np.random.default_rng(1)  # biases that are not 0
+    params = jax.tree.map(lambda leaf: leaf + 0.02 * rng.standard_normal(leaf.shape), params)
+    together, alone = (Restorer(NETWORKS[name], params, **options) for _ in range(2))
+    sizes = [(8 + 9 * i, 50 - 11 * i) for i in range(4)]
+    together.plan_sizes(sizes, max_compilations=2)
+    for size in sizes:
+        image = random_image(*size, 3)
+        restored = together(image)
+        assert np.abs(restored - image).max() > 0.01
+        assert np.mean((restored > 0) & (restored < 1)) > 0.2
+        np.testing.assert_allclose(restored, alone(image), atol=1e-5)
+    assert together.num_programs <= 2
+
+
+def test_a_network_that_does_not_mask_compiles_each_size(restorer):
+    restorer._framed_fn = None  # as for a network that does not say computes_by_table
+    sizes = [(8 + 4 * i, 30) for i in range(3)]
+    restorer.plan_sizes(sizes, max_compilations=1)
     for size in sizes:
         assert restorer(random_image(*size, 3)).shape == (*size, 3)
-    assert restorer.restore_fn.count_programs() <= 2
-
-
-SIZES = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=12)
-
-
-@given(SIZES, st.integers(1, 4))
-@settings(max_examples=100)
-def test_a_plan_holds_every_image_in_few_sizes(sizes, max_sizes):
-    plan = plan_sizes(sizes, max_sizes)
-    assert set(plan) == set(sizes)
-    assert len(set(plan.values())) <= max_sizes
-    assert all(p[0] >= s[0] and p[1] >= s[1] for s, p in plan.items())
-    if len(set(sizes)) <= max_sizes:
-        assert all(planned == size for size, planned in plan.items())
-
-
-def test_a_plan_wastes_little():
-    sizes = [(100, 100)] * 50 + [(100, 104), (400, 300), (396, 300)]
-    plan = plan_sizes(sizes, 2)
-    assert plan == {
-        (100, 100): (100, 104),
-        (100, 104): (100, 104),
-        (400, 300): (400, 300),
-        (396, 300): (400, 300),
-    }
+    assert restorer.num_programs == 3
