@@ -42,6 +42,7 @@ NOTED = frozenset(
         "compute.remat",
         "compute.unroll",
         "compute.backend",
+        "compute.deterministic",
         "data.validation_limit",
     }
 )
