@@ -18,7 +18,8 @@ from deblur_jax.analysis.receptive_field import (
 )
 from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
-from deblur_jax.images.files import read_rgb
+from deblur_jax.images.files import as_float
+from deblur_jax.images.reading import read_rgb
 from deblur_jax.models import SVRNNConfig, restores_images
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.files import check_output_folder, write_whole
@@ -143,7 +144,7 @@ def _image(path: str | None, size: int) -> np.ndarray:
         if kept == 0:
             raise ConfigError(f"{path}: is smaller than {_MULTIPLE} pixels")
         window.append(slice((length - kept) // 2, (length - kept) // 2 + kept))
-    return image[tuple(window)].astype(np.float32) / 255.0
+    return as_float(image[tuple(window)])
 
 
 def _parse_kernel(text: str) -> np.ndarray:

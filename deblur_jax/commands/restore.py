@@ -12,7 +12,8 @@ from pathlib import Path
 from deblur_jax.data.folder import images_below
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
-from deblur_jax.images.files import ImageError, read_image, read_upright_size, write_image
+from deblur_jax.images.files import ImageError, write_image
+from deblur_jax.images.reading import read_header, read_image
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import RestorationError, Restorer
 from deblur_jax.runtime.devices import require_devices
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     readable = []
     for source, target in jobs:
         try:
-            readable.append((source, target, read_upright_size(source)))
+            readable.append((source, target, read_header(source).size))
         except ImageError as error:
             failures.append(error)
     restorer.plan_sizes([size for _, _, size in readable], _MAX_COMPILATIONS)
@@ -132,6 +133,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _restore(restorer: Restorer, source: Path, target: Path) -> None:
     photograph = read_image(source)
+    for note in photograph.notes:
+        print(f"note: {source} {note}", file=sys.stderr)
     restored = dataclasses.replace(photograph, colour=restorer(photograph.colour))
     make_folder(target.parent)
     write_image(target, restored)

@@ -5,7 +5,6 @@ import concurrent.futures
 import os
 from collections.abc import Sequence
 
-import numpy as np
 from etils import epath
 
 from deblur_jax.data.folder import images_below
@@ -13,7 +12,8 @@ from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
 from deblur_jax.evaluation.means import finite_mean
 from deblur_jax.evaluation.report import remarks, to_json
-from deblur_jax.images.files import read_rgb
+from deblur_jax.images.files import as_float
+from deblur_jax.images.reading import read_rgb
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.progress import progress_bar
 
@@ -82,9 +82,7 @@ def _images(folder: epath.Path) -> dict[str, epath.Path]:
 
 
 def _score(restored_file: epath.Path, sharp_file: epath.Path, mode: metrics.Mode) -> metrics.Score:
-    restored, sharp = (
-        read_rgb(file).astype(np.float32) / np.float32(255) for file in (restored_file, sharp_file)
-    )
+    restored, sharp = (as_float(read_rgb(file)) for file in (restored_file, sharp_file))
     try:
         return metrics.score(restored, sharp, mode)
     except metrics.MetricError as error:

@@ -6,7 +6,8 @@ import numpy as np
 from etils import epath
 
 from deblur_jax.errors import UserError
-from deblur_jax.images.files import SUFFIXES, read_rgb, read_size
+from deblur_jax.images.files import SUFFIXES
+from deblur_jax.images.reading import read_header, read_rgb
 from deblur_jax.runtime.files import PathLike, file_size
 
 BLURRED, SHARP = "blur", "sharp"
@@ -35,13 +36,13 @@ class FolderPairs:
     def __init__(self, root: PathLike, *, blurred: str = BLURRED):
         self._files = find_pairs(root, blurred)
         self.names = list(self._files)
-        self.sizes = [read_size(blurred_file) for blurred_file, _ in self._files.values()]
+        self.sizes = [read_header(blurred_file).size for blurred_file, _ in self._files.values()]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8."""
+        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8 or uint16."""
         blurred, sharp = self._files[self.names[index]]
         return {"blurred": read_rgb(blurred), "sharp": read_rgb(sharp)}
 
@@ -68,7 +69,13 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
         raise PairError(f"{root}: no images in {blurred}/ and {SHARP}/")
     pairs = {name: (blurred_files[name], sharp_files[name]) for name in sorted(blurred_files)}
     for blurred_file, sharp_file in pairs.values():
-        blurred_size, sharp_size = read_size(blurred_file), read_size(sharp_file)
+        before, after = read_header(blurred_file), read_header(sharp_file)
+        if before.orientation != after.orientation:
+            raise PairError(
+                f"{blurred_file}: has the EXIF orientation {before.orientation}, but {sharp_file} "
+                f"has {after.orientation}: turn one of them"
+            )
+        blurred_size, sharp_size = before.size, after.size
         if blurred_size != sharp_size:
             raise PairError(
                 f"{blurred_file}: is {blurred_size[1]}x{blurred_size[0]}, but {sharp_file} is "

@@ -16,7 +16,8 @@ from deblur_jax.data.exposure import GAMMA
 from deblur_jax.data.folder import images_below
 from deblur_jax.data.synthesis import SynthesisedPair
 from deblur_jax.errors import UserError
-from deblur_jax.images.files import read_rgb, to_uint8
+from deblur_jax.images.files import as_8_bits, to_uint8
+from deblur_jax.images.reading import read_rgb
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _SHARE_LINEAR = 0.5
@@ -205,7 +206,7 @@ def _change(first: np.ndarray, last: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=_KEPT_FRAMES)
 def _image_frame(path: str) -> np.ndarray:
-    return read_rgb(path)
+    return as_8_bits(read_rgb(path))
 
 
 def _is_video(path: Any) -> bool:

@@ -8,7 +8,8 @@ from etils import epath
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.prepared import EncodedPair
 from deblur_jax.data.transforms import augmented_patch, random_patch
-from deblur_jax.images.files import encoded_png, read_png, read_rgb
+from deblur_jax.images.files import as_8_bits, encoded_png
+from deblur_jax.images.reading import read_png, read_rgb
 
 PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
@@ -47,7 +48,10 @@ def encoded_patches(
     digits = len(str(per_image - 1))
     for index, (name, (blurred, sharp)) in enumerate(pairs.items()):
         assert not isinstance(sharp, tuple), "only test pairs have several sharp images"
-        pair = {"blurred": read_rgb(blurred), "sharp": read_rgb(sharp)}
+        pair = {
+            "blurred": as_8_bits(read_rgb(blurred)),
+            "sharp": as_8_bits(read_rgb(sharp)),
+        }
         for number in range(per_image):
             rng = np.random.default_rng([seed, index, number])
             try:

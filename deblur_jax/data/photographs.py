@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from deblur_jax.errors import UserError
-from deblur_jax.images.files import read_rgb
+from deblur_jax.images.files import as_8_bits
+from deblur_jax.images.reading import read_rgb
 
 _LONGEST = 2400
 """Pixels of the longer side of a photograph, at most, from which views are cut."""
@@ -143,7 +144,7 @@ def _read_reduced(photograph: Photograph) -> Image.Image:
 
 
 def _read(path: str) -> Image.Image:
-    image = Image.fromarray(read_rgb(path))
+    image = Image.fromarray(as_8_bits(read_rgb(path)))
     return _resized(image, min(1.0, _LONGEST / max(image.size)))
 
 

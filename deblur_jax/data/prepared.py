@@ -16,6 +16,7 @@ from PIL import Image
 
 from deblur_jax.data.folder import PairError
 from deblur_jax.errors import UserError
+from deblur_jax.images.reading import decoded_rgb
 from deblur_jax.runtime.files import FileError, PathLike
 from deblur_jax.runtime.names import shown
 
@@ -145,12 +146,11 @@ class PreparedPairs:
             raise PairError(
                 f"{folder}: has no split {split!r}, only {', '.join(builder.info.splits)}"
             )
-        self._records = builder.as_data_source(split)
         self._several = isinstance(builder.info.features["sharp"], tfds.features.Sequence)
         images = ("blurred",) if self._several else ("blurred", "sharp")
         undecoded = dict.fromkeys(images, tfds.decode.SkipDecoding())
-        records = builder.as_data_source(split, decoders=undecoded)
-        stored = [(_text(r["name"]), _size(r["blurred"])) for r in records]
+        self._records = builder.as_data_source(split, decoders=undecoded)
+        stored = [(_text(r["name"]), _size(r["blurred"])) for r in self._records]
         self._order = sorted(range(len(stored)), key=lambda i: stored[i][0])
         self.names = [stored[i][0] for i in self._order]
         self.sizes = [stored[i][1] for i in self._order]
@@ -158,11 +158,14 @@ class PreparedPairs:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8; or sharp ``Frames``."""
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Item ``index``: ``blurred`` and ``sharp``, each (h, w, 3) uint8 or uint16.
+
+        In a data set with several sharp images of each scene, ``sharp`` are ``Frames``.
+        """
         record = self._records[self._order[index]]
-        sharp = Frames(record["sharp"]) if self._several else record["sharp"]
-        return {"blurred": record["blurred"], "sharp": sharp}
+        sharp = Frames(record["sharp"]) if self._several else decoded_rgb(record["sharp"])
+        return {"blurred": decoded_rgb(record["blurred"]), "sharp": sharp}
 
 
 class Frames:
@@ -175,9 +178,8 @@ class Frames:
         return len(self._encoded)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Frame ``index``: (h, w, 3) uint8."""
-        with Image.open(io.BytesIO(self._encoded[index])) as image:
-            return np.asarray(image.convert("RGB"))
+        """Frame ``index``: (h, w, 3) uint8 or uint16."""
+        return decoded_rgb(self._encoded[index])
 
 
 def is_prepared(folder: PathLike) -> bool:

@@ -19,7 +19,7 @@ from deblur_jax.data import PairSource
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics, report
 from deblur_jax.evaluation.alignment import opencv
-from deblur_jax.images.files import StoredImage, write_image
+from deblur_jax.images.files import StoredImage, as_float, write_image
 from deblur_jax.inference.devices import ParallelRestorer
 from deblur_jax.inference.restorer import NOT_FINITE, Restorer
 from deblur_jax.models import count_params
@@ -217,7 +217,7 @@ def _read_ahead(
 ) -> Iterator[_Job]:
     def read(index: int) -> _Job:
         pair = pairs[index]
-        return _Job(pairs.names[index], pair["blurred"].astype(np.float32) / 255, pair["sharp"])
+        return _Job(pairs.names[index], as_float(pair["blurred"]), pair["sharp"])
 
     waiting: collections.deque[concurrent.futures.Future[_Job]] = collections.deque()
     for index in share:

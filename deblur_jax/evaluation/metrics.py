@@ -32,6 +32,7 @@ import numpy as np
 
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation.alignment import align
+from deblur_jax.images.files import as_float
 
 Mode = Literal["float", "matlab", "skimage", "realblur"]
 MODES = ("float", "matlab", "skimage", "realblur")
@@ -99,7 +100,7 @@ def best_score(
 
     Args:
         restored: (h, w, 3) float32 in [0, 1].
-        sharp: (h, w, 3) uint8, or a sequence of such.
+        sharp: (h, w, 3) uint8 or uint16, or a sequence of such.
         mode: of ``MODES``.
 
     Returns:
@@ -111,7 +112,7 @@ def best_score(
     truths = [sharp] if isinstance(sharp, np.ndarray) else sharp
     scored = []
     for stored in truths:
-        truth = stored.astype(np.float32) / np.float32(255)
+        truth = as_float(stored)
         scored.append((score(restored, truth, mode), truth))
     best, nearest = max(scored, key=lambda pair: pair[0].psnr)
     return best._replace(ssim=max(one.ssim for one, _ in scored)), nearest

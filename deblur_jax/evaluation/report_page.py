@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from deblur_jax.data import PairSource
-from deblur_jax.images.files import read_rgb
+from deblur_jax.images.files import as_8_bits
+from deblur_jax.images.reading import read_rgb
 from deblur_jax.runtime.names import file_name
 
 _TEMPLATE = "report.html"
@@ -62,8 +63,8 @@ def _shown(
 ) -> dict[str, Any]:
     """What the template needs of one image; the images as data URLs."""
     after = read_rgb(restored / file_name(row["name"], ".png"))
-    before = pair["blurred"]
-    truth = pair["sharp"] if isinstance(pair["sharp"], np.ndarray) else pair["sharp"][0]
+    before = as_8_bits(pair["blurred"])
+    truth = as_8_bits(pair["sharp"] if isinstance(pair["sharp"], np.ndarray) else pair["sharp"][0])
     window = _most_changed(before, after)
     crops = {"before": before, "after": after, "truth": truth}
     return {

@@ -3,15 +3,18 @@
 import collections
 import copy
 import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import jax
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from deblur_jax.config import ConfigError
 from deblur_jax.errors import UserError
+from deblur_jax.images.reading import FLOAT_RANGE, pixels_of
 from deblur_jax.inference.ensemble import with_ensemble
 from deblur_jax.inference.sizes import Size, framed, make_masked_restore_fn, plan_sizes
 from deblur_jax.inference.strips import StripRestorer
@@ -216,24 +219,31 @@ class Restorer:
         functions = filter(None, (self.restore_fn, self._framed_fn))
         return sum(function.count_programs() for function in functions)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Restores one image.
+    def __call__(self, image: Any) -> np.ndarray:
+        """Restores an image, or a batch of images.
 
         Grey is restored as a grey RGB image and averaged back; an alpha channel is kept as it is.
 
         Args:
             image: (h, w), (h, w, 1) or (h, w, 2) for grey, (h, w, 3) or (h, w, 4) for RGB, the even
-                ones with alpha; uint8, uint16, or floats in [0, 1]. Anything that
-                ``numpy.asarray`` makes such an array of will do, a Pillow image for one.
+                ones with alpha; uint8, uint16, or floats in [0, 1]; of numpy, JAX, or what
+                ``numpy.asarray`` takes. Or a batch (b, h, w, c) of such; or a Pillow image of any
+                mode; or the path of an image file.
 
         Returns:
-            The restored image, same shape and dtype, clipped to [0, 1] or rounded.
+            The restored image, clipped to [0, 1] or rounded: for an array of the same shape, uint8,
+            uint16 or float32 as what was given; CMYK, Lab and palettes become RGB.
 
         Raises:
-            ValueError: for an array of another shape or dtype.
+            ValueError: for an array of another shape or dtype, or floats that are no colours.
+            ImageError: for a file or a Pillow image that can't be read.
             RestorationError: if the network's output is not finite.
         """
+        if isinstance(image, (Image.Image, str, os.PathLike)):
+            image = pixels_of(image)
         image = np.asarray(image)
+        if image.ndim == 4 and len(image):
+            return np.stack([self(one) for one in image])
         values, limit = _as_float(image)
         channels = 1 if values.ndim == 2 else values.shape[2]
         pixels = values.reshape(*values.shape[:2], channels)
@@ -251,7 +261,7 @@ class Restorer:
             restored = np.concatenate([restored, pixels[..., -1:]], axis=-1)
         restored = restored.reshape(image.shape)
         if limit is None:
-            return restored.astype(image.dtype)
+            return restored.astype(np.float32)
         return np.round(restored * limit).astype(image.dtype)
 
     def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
@@ -305,5 +315,11 @@ def _as_float(image: np.ndarray) -> tuple[np.ndarray, int | None]:
     if np.issubdtype(image.dtype, np.floating):
         if not np.isfinite(image).all():
             raise ValueError("the image holds numbers that are not finite")
+        least, most = FLOAT_RANGE
+        if not (least <= image.min() and image.max() <= most):
+            raise ValueError(
+                f"the image holds floats from {image.min():.6g} to {image.max():.6g}: expected 0 "
+                "to 1; integers of 8 or 16 bits are taken as they are"
+            )
         return image.astype(np.float32), None
     raise ValueError(f"expected uint8, uint16 or floats, got {image.dtype}")

@@ -23,6 +23,7 @@ from deblur_jax.data.pipeline import count_workers, training_batches
 from deblur_jax.data.sources import check_sizes, fingerprint
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
+from deblur_jax.images.files import as_float
 from deblur_jax.inference.restorer import RestorationError, Restorer
 from deblur_jax.models import (
     NetworkConfig,
@@ -286,7 +287,7 @@ def _validate_params(
         if signals.received() is not None:
             return None
         pair = pairs[index]
-        blurred, sharp = (pair[key].astype(np.float32) / 255.0 for key in ("blurred", "sharp"))
+        blurred, sharp = (as_float(pair[key]) for key in ("blurred", "sharp"))
         scores_blurred.append(float(metrics.psnr(blurred, sharp)))
         try:
             restored = restorer(blurred)

@@ -14,7 +14,8 @@ from deblur_jax.evaluation import report
 from deblur_jax.evaluation.evaluate import ResultsError, evaluate, prepare_out
 from deblur_jax.evaluation.metrics import MetricError
 from deblur_jax.evaluation.report import write_json
-from deblur_jax.images.files import read_rgb, to_uint8
+from deblur_jax.images.files import to_uint8
+from deblur_jax.images.reading import read_rgb
 from deblur_jax.inference.restorer import Restorer
 from tests.commands import run_command, run_script
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
+from PIL import Image, ImageCms
 
 from deblur_jax import Restorer
 from deblur_jax.inference.restorer import make_restore_fn
@@ -69,7 +69,7 @@ def test_a_pillow_image_will_do(restorer):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((2, 8, 8, 3), np.float32), "expected"),
+        (np.zeros((2, 2, 8, 8, 3), np.float32), "expected"),
         (np.zeros((8, 8, 5), np.float32), "expected"),
         (np.zeros((8, 8, 3), np.int32), "expected uint8, uint16 or floats"),
         (np.zeros((0, 8, 3), np.float32), "empty"),
@@ -109,7 +109,9 @@ NETWORKS = {
         *((name, {}) for name in NETWORKS),
         ("mimo_unet", {"ensemble": "dihedral8"}),
         ("mimo_unet", {"compute": ComputeConfig(backend="plain")}),
-        ("svrnn", {"compute": ComputeConfig(backend="gpu_interpreted")}),
+        pytest.param(
+            "svrnn", {"compute": ComputeConfig(backend="gpu_interpreted")}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_many_sizes_share_few_programs_and_change_no_image(name, options):
@@ -135,3 +137,40 @@ def test_a_network_that_does_not_mask_compiles_each_size(restorer):
     for size in sizes:
         assert restorer(random_image(*size, 3)).shape == (*size, 3)
     assert restorer.num_programs == 3
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"]
+)
+def test_pillow_images_of_every_mode_are_taken_for_their_colours(mode, restorer):
+    rgb = Image.fromarray(random_image(16, 20, 3, dtype=np.uint8))
+    if mode == "LAB":
+        spaces = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+        image = ImageCms.profileToProfile(rgb, *spaces, outputMode="LAB")
+    else:
+        image = rgb.quantize(64) if mode == "P" else rgb.convert(mode)
+    restored = restorer(image)
+    shown = {"1": "L", "L": "L", "LA": "LA", "RGBA": "RGBA"}.get(mode, "RGB")
+    assert restored.dtype == np.uint8
+    assert restored.shape == np.asarray(rgb.convert(shown)).shape
+    if mode not in ("LAB", "CMYK"):
+        np.testing.assert_array_equal(restored, restorer(np.asarray(image.convert(shown))))
+
+
+def test_files_and_batches_and_jax_arrays(restorer, tmp_path):
+    images = random_image(2, 16, 20, 3, dtype=np.uint8)
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    one = restorer(images[0])
+    np.testing.assert_array_equal(restorer(tmp_path / "image.png"), one)
+    np.testing.assert_array_equal(restorer(str(tmp_path / "image.png")), one)
+    np.testing.assert_array_equal(restorer(jnp.asarray(images[0])), one)
+    np.testing.assert_array_equal(restorer(images), np.stack([one, restorer(images[1])]))
+    assert restorer(images[0] / 255.0).dtype == np.float32
+
+
+def test_floats_that_are_no_colours_are_refused(restorer):
+    for image in (255 * random_image(8, 8, 3), random_image(8, 8, 3) - 1):
+        with pytest.raises(
+            ValueError, match=f"floats from .* to {image.max():.6g}: expected 0 to 1"
+        ):
+            restorer(image)
