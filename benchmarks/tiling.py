@@ -8,7 +8,7 @@ import argparse
 import numpy as np
 
 from deblur_jax import Restorer
-from deblur_jax.images.files import read_image
+from deblur_jax.images.reading import read_image
 
 _OVERLAPS = (8, 16, 32, 48, 64, 128, 256, 640)
 

@@ -11,7 +11,7 @@ from deblur_jax.runtime import processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
 from deblur_jax.runtime.devices import require_devices, use_all_cores
 from deblur_jax.runtime.memory import keep_freed_memory
-from deblur_jax.runtime.signals import exit_status
+from deblur_jax.runtime.signals import exit_status, take_signals_back
 from deblur_jax.training.loop import train
 from deblur_jax.training.resume import check_accepted
 
@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     check_accepted(args.accept, config)
     keep_compiled_programs()
     keep_freed_memory()
-    if not processes.initialize(args.coordinator, args.num_processes, args.process_id):
+    if processes.initialize(args.coordinator, args.num_processes, args.process_id):
+        take_signals_back()
+    else:
         use_all_cores()
     require_devices()
     outcome = train(config, args.workdir, accept=args.accept)

@@ -6,6 +6,7 @@ interpreter writes to at once.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from deblur_jax.errors import end_process
@@ -21,6 +22,8 @@ from deblur_jax.errors import end_process
 _unfinished: set[Any] = set()
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _SECONDS_TO_FLUSH = 1.0
+_BYTES_OF_SIGACTION = 256
+"""More than any system's struct has; the handler comes first."""
 _SECONDS_OF_ONE_REQUEST = 1.0
 """``timeout`` and some schedulers send a signal to the process and again to its group."""
 
@@ -30,7 +33,8 @@ class _State:
 
     deferred = False
     received: int | None = None
-    passed_on: int | None = None
+    tells_library = False
+    library: Callable[[int], None] | None = None
 
 
 @contextlib.contextmanager
@@ -56,24 +60,37 @@ def stop_at_signals() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
         signal.set_wakeup_fd(previous_descriptor)
         writing.close()
-        _State.deferred, _State.received, _State.passed_on = False, None, None
+        _State.deferred, _State.received, _State.tells_library = False, None, False
 
 
 def take_signals_back() -> None:
     """Handles SIGTERM here again, after a library has put its own handler in place."""
     if signal.getsignal(signal.SIGINT) is _leave_to_thread:
+        _State.library = _handler_in_c(signal.SIGTERM)
         signal.signal(signal.SIGTERM, _leave_to_thread)
 
 
+def _handler_in_c(number: int) -> Callable[[int], None] | None:
+    """The handler that a library has installed in C, which Python can't give back."""
+    action = ctypes.create_string_buffer(_BYTES_OF_SIGACTION)
+    try:
+        ctypes.CDLL(None).sigaction(number, None, action)
+    except (OSError, AttributeError):  # no such function here
+        return None
+    address = int.from_bytes(action.raw[: ctypes.sizeof(ctypes.c_void_p)], sys.byteorder)
+    if address in (signal.SIG_DFL, signal.SIG_IGN):
+        return None
+    return ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
+
+
 @contextlib.contextmanager
-def deferred(*, pass_on: int | None = None) -> Iterator[None]:
+def deferred(*, tell_library: bool = False) -> Iterator[None]:
     """Within the context, there is something to save: the first signal is only noted.
 
     Args:
-        pass_on: a signal that this process sends itself at the first one, for a library that waits
-            for it.
+        tell_library: call, at the first signal, the handler that ``take_signals_back`` replaced.
     """
-    _State.deferred, _State.passed_on = True, pass_on
+    _State.deferred, _State.tells_library = True, tell_library
     try:
         yield
     finally:
@@ -117,7 +134,7 @@ def _act(reading: socket.socket) -> None:
     noted = 0.0
     while data := reading.recv(1):
         number = data[0]
-        if number not in _NAMES or number == _State.passed_on:
+        if number not in _NAMES:
             continue
         if _State.received is not None and time.monotonic() - noted < _SECONDS_OF_ONE_REQUEST:
             continue
@@ -125,8 +142,8 @@ def _act(reading: socket.socket) -> None:
             _end(number)
         _State.received, noted = number, time.monotonic()
         _write(f"{signal_name(number)}: saving a checkpoint; once more to stop without it")
-        if _State.passed_on is not None:
-            os.kill(os.getpid(), _State.passed_on)
+        if _State.tells_library and _State.library is not None:
+            _State.library(signal.SIGTERM)
 
 
 def _end(number: int) -> None:

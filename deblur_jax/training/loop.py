@@ -355,7 +355,7 @@ class _Stop:
     """Takes the first signal as a request to stop, once there is a step to save.
 
     If there are several processes, any of them may get the signal: all stop at the same step.
-    JAX finds that step, at SIGTERM; so a process that gets Ctrl-C sends itself SIGTERM.
+    JAX finds that step, when its own handler of SIGTERM is called.
     """
 
     def __init__(self) -> None:
@@ -373,9 +373,7 @@ class _Stop:
         """From now on signals wait for ``is_requested``."""
         if not self._deferred:
             self._deferred = True
-            self._stack.enter_context(
-                signals.deferred(pass_on=None if self._alone else signal.SIGTERM)
-            )
+            self._stack.enter_context(signals.deferred(tell_library=not self._alone))
 
     def is_requested(self, step: int) -> bool:
         """Whether to stop before ``step``."""

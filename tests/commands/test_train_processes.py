@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 class Pair:
     """Both processes of a run."""
 
-    def __init__(self, workdir):
-        self.workdir = workdir
+    def __init__(self, workdir, *options):
+        self.workdir, self.options = workdir, options
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -32,6 +32,7 @@ class Pair:
         words = [sys.executable, "train.py", "--config", str(CONFIG)]
         words += ["--workdir", str(self.workdir), "--coordinator", f"localhost:{port}"]
         words += ["--num_processes", "2", "--process_id", str(index)]
+        words += self.options
         files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(words, cwd=ROOT, env=environment(), text=True, **files)
 
@@ -94,6 +95,37 @@ def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
         assert run_train(folder).returncode == 0
         for ours, theirs in zip(final_params(workdir), final_params(folder), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_before_the_first_step_ends_both_at_once(tmp_path):
+    pair = Pair(tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/log.jsonl").exists():  # the train step is compiled next
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    pair.processes[1].send_signal(signal.SIGTERM)
+    first, second = pair.ends()
+    assert (second[0], second[2].splitlines()[-1]) == (143, "stopped by SIGTERM")
+    assert first[0] == 1
+    assert "error: process 1 is gone, and this one stops too" in first[2]
+    assert newest_step(tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_stop_at_the_same_step_whichever_signal_it_is(number, tmp_path):
+    pair = Pair(tmp_path / "run", "--config.num_steps=100000", "--config.checkpoint_every=5000")
+    deadline = time.monotonic() + 120
+    while '"loss"' not in read(tmp_path / "run/log.jsonl"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    pair.processes[0].send_signal(number)
+    first, second = pair.ends()
+    assert (first[0], second[0]) == (128 + number, 128 + number), first[2] + second[2]
+    assert f"stopped at step {newest_step(tmp_path / 'run')}" in first[1]
+
+
+def read(file):
+    return file.read_text() if file.exists() else ""
 
 
 def test_processes_that_are_half_described_are_refused(tmp_path):

@@ -47,7 +47,7 @@ def read(kind: str, path: Path, scratch: Path) -> None:
 
         load_caffe(path, TINY)
     elif kind == "image":
-        from deblur_jax.images.files import read_image
+        from deblur_jax.images.reading import read_image
 
         read_image(path)
     else:

@@ -106,9 +106,13 @@ NETWORKS = {
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *((name, {}) for name in NETWORKS),
-        ("mimo_unet", {"ensemble": "dihedral8"}),
-        ("mimo_unet", {"compute": ComputeConfig(backend="plain")}),
+        ("mimo_unet", {}),
+        ("svrnn", {}),
+        pytest.param("svrnn, half-pixel resizing", {}, marks=pytest.mark.slow),
+        pytest.param("mimo_unet", {"ensemble": "dihedral8"}, marks=pytest.mark.slow),
+        pytest.param(
+            "mimo_unet", {"compute": ComputeConfig(backend="plain")}, marks=pytest.mark.slow
+        ),
         pytest.param(
             "svrnn", {"compute": ComputeConfig(backend="gpu_interpreted")}, marks=pytest.mark.slow
         ),

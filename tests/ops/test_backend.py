@@ -18,6 +18,7 @@ NETWORKS = {
     "svrnn": SVRNNConfig(rnn_channels=2, guidance_channels=1),
 }
 IMAGE = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+GPU_INTERPRETED = pytest.param("gpu_interpreted", marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -52,7 +53,7 @@ def test_the_platform_decides_once_unless_a_backend_is_named(platform, name):
 
 @pytest.mark.accelerator
 @pytest.mark.parametrize(
-    "backend", ["cpu", "gpu_interpreted", "tpu_interpreted"] if ON_CPU else ["auto"]
+    "backend", ["cpu", GPU_INTERPRETED, "tpu_interpreted"] if ON_CPU else ["auto"]
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_backend_computes_what_the_plain_one_does(name, backend):
@@ -95,7 +96,12 @@ def forward_modes(loss, image, direction):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("mimo_unet", "plain"), ("svrnn", "plain"), ("mimo_unet", "gpu"), ("mimo_unet", "tpu")],
+    [
+        ("mimo_unet", "plain"),
+        ("svrnn", "plain"),
+        pytest.param("mimo_unet", "gpu", marks=pytest.mark.slow),
+        ("mimo_unet", "tpu"),
+    ],
 )
 def test_forward_mode_agrees_with_finite_differences(name, backend):
     loss = smooth_loss(name, backend)

@@ -24,6 +24,9 @@ FORMS = {
     "TPU kernel": make_tpu_recurrence(interpret=PLATFORM != "tpu"),
     "GPU kernel": make_gpu_recurrence(interpret=PLATFORM != "gpu"),
 }
+SLOW_ON_GPU = [*list(FORMS)[:-1], pytest.param("GPU kernel", marks=pytest.mark.slow)]
+"""Its kernel is long, and interpreted where there is no GPU."""
+
 pytestmark = pytest.mark.accelerator
 
 
@@ -67,7 +70,7 @@ def test_outputs_and_gradients_equal_the_official_layers(orientation, direction,
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SLOW_ON_GPU)
 @settings(max_examples=8)
 @given(
     st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
@@ -81,7 +84,7 @@ def test_any_shape_axis_and_direction(form, shape, axis, reverse):
     np.testing.assert_allclose(actual, by_definition(inputs, gates, **options), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SLOW_ON_GPU)
 @pytest.mark.parametrize("axis", [1, 2])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_gradient_is_that_of_finite_differences(form, axis, reverse):
@@ -106,9 +109,7 @@ def test_the_gradient_is_that_of_finite_differences(form, axis, reverse):
             assert float(grad[index]) == pytest.approx(difference, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "form", [*list(FORMS)[:-1], pytest.param(list(FORMS)[-1], marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("form", SLOW_ON_GPU)
 def test_long_lines_with_gates_near_one(form):
     inputs, gates = random_case((1, 2048, 1, 2))
     gates = np.sign(gates) * np.float32(0.999)
@@ -116,7 +117,7 @@ def test_long_lines_with_gates_near_one(form):
     assert relative_error(actual, by_definition(inputs, gates, 1, False)) < 1e-5
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SLOW_ON_GPU)
 def test_the_carry_is_float32_for_bfloat16(form):
     inputs, gates = (jnp.asarray(a, jnp.bfloat16) for a in random_case((1, 512, 1, 4), limit=0.99))
     actual = scan(form, inputs, gates, 1)

@@ -77,6 +77,7 @@ def test_going_on_with_a_finished_run_changes_nothing(tiny_config, workdir):
     assert (workdir / LOG_FILE).read_text() == before
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_shorter_one(tiny_config, workdir, tmp_path):
     train(tiny_config, workdir)
     tiny_config = changed(tiny_config, num_steps=8)
@@ -136,6 +137,7 @@ def test_steps_without_a_finite_loss_may_be_passed_over(tiny_config, workdir):
     assert np.isfinite(flat(load_weights(workdir).params)).all()
 
 
+@pytest.mark.slow
 def test_another_batch_size_is_refused_unless_asked_for(tiny_config, workdir):
     train(tiny_config, workdir)
     tiny_config = changed(tiny_config, batch_size=4, num_steps=8)

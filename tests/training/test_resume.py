@@ -116,6 +116,7 @@ def test_of_another_optimiser_the_state_that_fits_is_kept(tiny_config):
     assert anew == [type(adam).__name__, type(rate).__name__]
 
 
+@pytest.mark.slow
 def test_clipping_is_refused_then_accepted_and_nothing_is_called_damaged(tiny_config, tmp_path):
     tiny_config = changed(tiny_config, num_steps=2, data__validation_fraction=0)
     train(tiny_config, tmp_path)

@@ -20,10 +20,11 @@ UPDATE_TOLERANCE = {"mimo_unet": 1e-4, "mimo_unet_plus": 1e-2}
 # Half a unit in the last place of the start is enough to turn a ReLU over in the second step: then
 # the first convolution's update moves by 9e-4, and by 1e-4 where none is turned.
 FIRST_UPDATE_TOLERANCE = {"mimo_unet": 2e-3, "mimo_unet_plus": 1e-2}
+SLOW_PLUS = ["mimo_unet", pytest.param("mimo_unet_plus", marks=pytest.mark.slow)]
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("name", golden.MODELS)
+@pytest.mark.parametrize("name", SLOW_PLUS)
 def test_gradients_equal_the_official_codes(name):
     graphdef, params = golden.network(name)
     recorded = golden.recorded(name)
@@ -44,9 +45,7 @@ def test_gradients_equal_the_official_codes(name):
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize(
-    "name", ["mimo_unet", pytest.param("mimo_unet_plus", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", SLOW_PLUS)
 def test_three_steps_of_adam_equal_the_official_codes(name):
     graphdef, params = golden.network(name)
     recorded = golden.recorded(name)

@@ -49,6 +49,7 @@ def test_the_sizes_and_the_computation_are_two_sections_now():
     assert config.about == "a run of version 1"
 
 
+@pytest.mark.slow
 def test_a_run_of_version_1_goes_on(tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(STORED / "run", workdir)

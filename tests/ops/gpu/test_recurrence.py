@@ -27,7 +27,10 @@ def states_and_gradients(function, *arguments):
 @pytest.mark.accelerator
 @pytest.mark.parametrize("axis", [1, 2])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("lines", "length", "channels"), [(3, 301, 3), (67, 40, 5), (2, 24, 160)])
+@pytest.mark.parametrize(
+    ("lines", "length", "channels"),
+    [(67, 20, 5), *(pytest.param(*s, marks=pytest.mark.slow) for s in ((3, 301, 3), (2, 24, 160)))],
+)
 def test_lines_that_do_not_fill_a_block(axis, reverse, lines, length, channels):
     size = (length, lines) if axis == 1 else (lines, length)
     arrays = random_case((2, *size, channels))
