@@ -17,6 +17,7 @@ def svrnn_weights(tmp_path):
     return tmp_path / "svrnn"
 
 
+@pytest.mark.slow
 def test_figures_and_numbers_of_two_networks(svrnn_weights, tiny_weights, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (51, 70), np.uint8)
     Image.fromarray(image).save(tmp_path / "grey.jpg")

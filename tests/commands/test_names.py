@@ -17,6 +17,7 @@ def pairs(make_pairs):
         pytest.skip("this file system takes UTF-8 only")
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8_or_very_long_lose_nothing(pairs, tiny_weights, tmp_path):
     out = tmp_path / os.fsdecode(b"\xe9")
     words = ("evaluate", "--weights", tiny_weights, "--mode", "float", "--out", out)

@@ -147,6 +147,7 @@ def test_another_batch_size_is_refused_unless_asked_for(tiny_config, workdir):
     assert train(tiny_config, workdir).step == 8
 
 
+@pytest.mark.slow
 def test_a_moving_average_is_saved_and_evaluated_apart(tiny_config, workdir):
     """Begun in the middle of a run, and gone on with."""
     tiny_config = changed(tiny_config, num_steps=2)
@@ -167,6 +168,7 @@ def test_a_moving_average_is_saved_and_evaluated_apart(tiny_config, workdir):
     assert rows[6]["validation_psnr_ema"] != rows[6]["validation_psnr"]
 
 
+@pytest.mark.slow
 def test_the_batch_follows_the_devices(tiny_config, workdir):
     tiny_config = changed(tiny_config, per_device_batch=1, accumulation_steps=2)
     tiny_config = changed(tiny_config, batch_size=2, num_steps=1)

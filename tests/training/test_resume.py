@@ -131,6 +131,7 @@ def test_clipping_is_refused_then_accepted_and_nothing_is_called_damaged(tiny_co
     assert train(other, tmp_path).step == 4
 
 
+@pytest.mark.slow
 def test_the_same_images_elsewhere_pass_and_others_in_their_place_do_not(
     tiny_config, tmp_path, make_pairs
 ):

@@ -35,7 +35,7 @@ def adam_state(opt_state):
 @pytest.mark.parametrize(
     ("run", "first_iteration", "update_tolerance"),
     [
-        ("16x24_iter1", 1, 5e-5),
+        pytest.param("16x24_iter1", 1, 5e-5, marks=pytest.mark.slow),
         pytest.param("16x24_iter0", 0, 5e-5, marks=pytest.mark.slow),
         pytest.param("64x96_clipped_iter1", 1, 1e-2, marks=pytest.mark.slow),
     ],
