@@ -1,7 +1,7 @@
 """This project beside PyTorch on one GPU: ``python -m benchmarks.gpu [PART ...]``.
 
-The processes of a part compile at the same time and are then timed one call each in turns. Needs
-JAX with CUDA and PyTorch with CUDA in this Python; prints Markdown tables.
+The processes of a part compile at the same time. Then each of them is timed for one call, and so on
+in rounds. Needs JAX with CUDA and PyTorch with CUDA in this Python; prints Markdown tables.
 """
 
 import argparse
@@ -9,28 +9,13 @@ import concurrent.futures
 import statistics
 import subprocess
 import sys
-from typing import NamedTuple
 
 import jaxlib
 
-from benchmarks.run import Worker
+from benchmarks.run import Comparison, Worker
 
 _ROUNDS = 15
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # several processes share the device
-
-
-class Part(NamedTuple):
-    """One piece of work.
-
-    Attributes:
-        title: for people.
-        case: network, what, shape.
-        variants: names in ``_VARIANTS``.
-    """
-
-    title: str
-    case: tuple[str, ...]
-    variants: tuple[str, ...]
 
 
 _VARIANTS = {
@@ -54,34 +39,37 @@ _VARIANTS = {
     ),
 }
 _ALL = tuple(name for name in _VARIANTS if "plain" not in name)
-_NOT_COMPILED = tuple(name for name in _ALL if "compile" not in name)
-_OURS = tuple(name for name in _VARIANTS if name.startswith("deblur_jax"))
+
+
+def _part(title, case, variants):
+    return Comparison(title, case, _ROUNDS, variants)
+
 
 PARTS = {
-    "train": Part(
+    "train": _part(
         "MIMO-UNet, train step, 4 patches of 256",
         ("mimo_unet", "training", "4", "256", "256"),
         _ALL,
     ),
-    "svrnn_train": Part(
+    "svrnn_train": _part(
         "SVRNN, train step, 20 patches of 128",
         ("svrnn", "training", "20", "128", "128"),
         ("deblur_jax", "deblur_jax, bfloat16", "deblur_jax, plain operations", "PyTorch"),
     ),
-    "large": Part(
+    "large": _part(
         "MIMO-UNet, an image of 1280x720", ("mimo_unet", "inference", "1", "720", "1280"), _ALL
     ),
-    "svrnn": Part(
+    "svrnn": _part(
         "SVRNN, an image of 1280x720",
         ("svrnn", "inference", "1", "720", "1280"),
         ("deblur_jax", "deblur_jax, plain operations", "PyTorch"),
     ),
-    "recurrence": Part(
+    "recurrence": _part(
         "The recurrence in four directions, 1 x 360 x 640 x 32",
         ("recurrence", "inference", "1", "360", "640", "32"),
         ("deblur_jax", "deblur_jax, plain operations", "deblur_jax, bfloat16"),
     ),
-    "recurrence_train": Part(
+    "recurrence_train": _part(
         "The recurrence and its gradient, 20 x 64 x 64 x 32",
         ("recurrence", "training", "20", "64", "64", "32"),
         ("deblur_jax", "deblur_jax, plain operations", "deblur_jax, bfloat16"),
@@ -101,7 +89,7 @@ def main() -> None:
         _measure(PARTS[name])
 
 
-def _measure(part: Part) -> None:
+def _measure(part: Comparison) -> None:
     with concurrent.futures.ThreadPoolExecutor(len(part.variants)) as pool:
         started = [pool.submit(_start, part, name) for name in part.variants]
     workers = {}
@@ -111,7 +99,7 @@ def _measure(part: Part) -> None:
         except RuntimeError as error:
             print(f"{name}: {error}", file=sys.stderr)
     seconds = {name: [] for name in workers}
-    for _ in range(_ROUNDS):
+    for _ in range(part.rounds):
         for name, worker in workers.items():
             seconds[name].append(worker.again())
     print(f"\n### {part.title}\n")
@@ -125,7 +113,7 @@ def _measure(part: Part) -> None:
         )
 
 
-def _start(part: Part, name: str) -> Worker:
+def _start(part: Comparison, name: str) -> Worker:
     framework, options = _VARIANTS[name]
     words = (framework, *part.case, *options)
     return Worker(sys.executable, words, _ENVIRONMENT, platform="cuda")

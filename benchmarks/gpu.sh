@@ -16,7 +16,7 @@ status=0
 for part in "${parts[@]}"; do
     if [ "$part" = tests ]; then
         DEBLUR_JAX_TEST_PLATFORM=gpu XLA_PYTHON_CLIENT_PREALLOCATE=false timeout 240 "$python" \
-            -m pytest -q -m "accelerator and not slow" --override-ini addopts= -n 6 -W default \
+            -m pytest -q -m accelerator --override-ini addopts= -n 6 -W default \
             tests/ops tests/models tests/training/test_step.py || status=1
     else
         timeout 240 "$python" -m benchmarks.gpu "$part" || status=1

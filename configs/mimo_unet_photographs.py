@@ -6,7 +6,8 @@
 DATA is a folder that ``docs/shipped_weights.md`` says how to make: pairs synthesised from free
 photographs, pairs made of footage at 240 frames a second, and a few real pairs of GoPro's training
 sequences; and DATA/validation, real pairs that training never sees.
-Hardware: one GPU; on an H100 in bfloat16 (``--config.compute.dtype=bfloat16``) 45 steps a second.
+Hardware: one GPU; 40 to 45 steps a second were seen on an H100, in bfloat16 and not deterministic
+(``--config.compute.dtype=bfloat16 --config.compute.deterministic=false``).
 Expected: see the log of runs there.
 """
 

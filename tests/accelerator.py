@@ -7,7 +7,12 @@ runs the tests marked ``accelerator`` on a GPU: operations, recurrence, networks
 
 import os
 
+import pytest
+
 PLATFORM = os.environ.get("DEBLUR_JAX_TEST_PLATFORM", "cpu")
 """As JAX names it: "cpu", "gpu" or "tpu"."""
 
 ON_CPU = PLATFORM == "cpu"
+
+SLOW_ON_CPU = [pytest.mark.slow] if ON_CPU else []
+"""Marks of tests of a kernel that is interpreted, slowly, where its device is missing."""

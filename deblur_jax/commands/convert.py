@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -64,8 +65,10 @@ def run(args: argparse.Namespace) -> None:
     into_file = is_safetensors(args.out)
     if args.half and not into_file:
         raise ConfigError(f"--half: a folder keeps float32; name a file, {args.out}{SUFFIX}")
-    model, params, trained_on = _read(args)
-    about = args.about or f"converted from {args.weights}"
+    model, params, written = _read(args)
+    about = args.about or written.get("about") or f"converted from {args.weights}"
+    data = written.get("data", {}).get("train", "")
+    trained_on = data if is_embedded(data) else None  # another name may be a path of this machine
     if into_file:
         config = config_of(model, about=about, trained_on=trained_on)
         dtype = "float16" if args.half else "float32"
@@ -75,16 +78,15 @@ def run(args: argparse.Namespace) -> None:
     print(f"{model.name}, {count_params(params):,} parameters: weights in {args.out}")
 
 
-def _read(args: argparse.Namespace) -> tuple[NetworkConfig, nnx.State, str | None]:
-    """The network, its parameters, and the embedded data set that it was trained on, if it was."""
+def _read(args: argparse.Namespace) -> tuple[NetworkConfig, nnx.State, dict[str, Any]]:
+    """The network, its parameters, and the configuration that was written with them."""
     sizes = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
     if args.model is None:
         if sizes:
             raise ConfigError(f"--{next(iter(sizes))}: say which network it is with --model")
         weights = load_weights(args.weights, ema=args.ema)
-        embedded = weights.trained_on is not None and is_embedded(weights.trained_on)
-        return weights.model, weights.params, weights.trained_on if embedded else None
+        return weights.model, weights.params, weights.config
     if args.ema:
         raise ConfigError("--ema: an official file keeps no moving average; leave --model out")
     model = model_config(args.model, **sizes)
-    return model, _LOADERS[type(model)](args.weights, model), None
+    return model, _LOADERS[type(model)](args.weights, model), {}

@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> None:
         RestoreError: if there is nothing to restore, an input would be overwritten, or some
             images failed.
     """
-    require_devices()
     jobs = plan_targets(args.images, Path(args.out))
     if args.dry_run:
         for source, target in jobs:
             print(f"{source} -> {target}")
         return
+    require_devices()
     check_output_folder(args.out)
     restorer = Restorer.load(
         args.weights,
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     failures: list[UserError] = []
+    notes: list[str] = []
     start = time.monotonic()
 
     readable = []
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     readable.sort(key=lambda job: job[2])
     for source, target, _ in progress_bar(readable, desc="restoring", unit="image"):
         try:
-            _restore(restorer, source, target)
+            notes += [f"{source} {note}" for note in _restore(restorer, source, target)]
         except RestorationError as error:
             failures.append(RestorationError(f"{source}: {error}"))
         except (ImageError, FolderError) as error:
@@ -125,19 +126,21 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"{len(jobs) - len(failures)} of {len(jobs)} images restored in {seconds:.1f} s: {args.out}"
     )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     for failure in failures:
         print(f"not restored: {failure}", file=sys.stderr)
     if failures:
         raise RestoreError(f"{len(failures)} of {len(jobs)} images could not be restored")
 
 
-def _restore(restorer: Restorer, source: Path, target: Path) -> None:
+def _restore(restorer: Restorer, source: Path, target: Path) -> tuple[str, ...]:
+    """Restores one image; returns what a user should know of how it was read."""
     photograph = read_image(source)
-    for note in photograph.notes:
-        print(f"note: {source} {note}", file=sys.stderr)
     restored = dataclasses.replace(photograph, colour=restorer(photograph.colour))
     make_folder(target.parent)
     write_image(target, restored)
+    return photograph.notes
 
 
 def plan_targets(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:

@@ -114,9 +114,7 @@ class Restorer:
         restore = make_restore_fn(nnx.graphdef(network))
         self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
         self._framed_fn = self._make_framed_fn(network, ensemble)
-        deterministic = self.compute.deterministic
-        options = compiler_options(self.device.platform, deterministic=deterministic)
-        self.restore_fn = Compiled(self.pure_fn, options)
+        self.restore_fn = self._compiled(self.pure_fn)
         self._size_multiple = network.size_multiple
         self._tile = tile
         self._in_parts = self._make_parts(network, tile, overlap, ensemble)
@@ -156,10 +154,11 @@ class Restorer:
         if not (nhwc and getattr(network, "computes_by_table", False)):
             return None
         restore = make_masked_restore_fn(self.model, self.compute, self.device.platform)
-        function = restore if ensemble is None else with_ensemble(restore, ensemble)
-        deterministic = self.compute.deterministic
-        options = compiler_options(self.device.platform, deterministic=deterministic)
-        return Compiled(function, options)
+        return self._compiled(restore if ensemble is None else with_ensemble(restore, ensemble))
+
+    def _compiled(self, function: Callable) -> Compiled:
+        platform, deterministic = self.device.platform, self.compute.deterministic
+        return Compiled(function, compiler_options(platform, deterministic=deterministic))
 
     def _abstract(self, compute: ComputeConfig) -> Any:
         return abstract_model(self.model, compute=compute, platform=self.device.platform)

@@ -11,7 +11,7 @@ every way. The faster forms of single backends have the same signature: ``cpu/re
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ def neighbours_over_one_axis(
         yield axis, places[0], tuple(direction.reverse for direction in group)
 
 
-def with_gradient_rule(forward: Callable, backward: Callable) -> Recurrence:
+def with_gradient_rule(forward: Callable, backward: Callable, **options: Any) -> Recurrence:
     """Makes a recurrence of a function for the states and one for the gradient.
 
     The gradient keeps inputs, gates and states, and nothing else.
@@ -113,6 +113,7 @@ def with_gradient_rule(forward: Callable, backward: Callable) -> Recurrence:
     Args:
         forward: ``(inputs, gates, directions) -> states``.
         backward: ``(inputs, gates, states, d_states, directions) -> (d_inputs, d_gates)``.
+        **options: handed to both.
 
     Returns:
         A function like ``gated_recurrence``, without a forward mode of differentiation.
@@ -122,7 +123,7 @@ def with_gradient_rule(forward: Callable, backward: Callable) -> Recurrence:
     def states_of(
         inputs: jax.Array, gates: jax.Array, directions: tuple[Direction, ...]
     ) -> jax.Array:
-        return forward(inputs, gates, directions)
+        return forward(inputs, gates, directions, **options)
 
     def keep(
         inputs: jax.Array, gates: jax.Array, directions: tuple[Direction, ...]
@@ -135,7 +136,7 @@ def with_gradient_rule(forward: Callable, backward: Callable) -> Recurrence:
         kept: tuple[jax.Array, jax.Array, jax.Array],
         d_states: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        return backward(*kept, d_states, directions)
+        return backward(*kept, d_states, directions, **options)
 
     states_of.defvjp(keep, pull_back)
 

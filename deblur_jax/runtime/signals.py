@@ -88,9 +88,11 @@ def deferred(*, tell_library: bool = False) -> Iterator[None]:
     """Within the context, there is something to save: the first signal is only noted.
 
     Args:
-        tell_library: call, at the first signal, the handler that ``take_signals_back`` replaced.
+        tell_library: call, at the first signal, the handler that ``take_signals_back`` replaced;
+            without one a signal ends the process as outside of the context.
     """
-    _State.deferred, _State.tells_library = True, tell_library
+    _State.deferred = not tell_library or _State.library is not None
+    _State.tells_library = tell_library
     try:
         yield
     finally:

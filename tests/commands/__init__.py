@@ -19,7 +19,7 @@ def run_script(*arguments, timeout=300, cwd=ROOT, **options):
     return subprocess.run(
         words,
         cwd=cwd,
-        env={**environment(), "PYTHONPATH": str(ROOT)},
+        env=environment() if cwd == ROOT else {**environment(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=timeout,

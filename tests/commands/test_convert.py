@@ -46,6 +46,7 @@ def test_a_run_becomes_one_file_in_half_precision(tiny_weights, tmp_path):
     folder = tmp_path / "folder"
     assert run_command("convert", file, folder).returncode == 0
     assert load_weights(folder).digest == weights.digest
+    assert load_weights(folder).config["about"] == "tiny"
 
 
 def test_flags_that_do_not_go_together_are_refused(tiny_weights, tmp_path):

@@ -125,3 +125,11 @@ def test_weights_of_a_narrow_family_say_so(photos, tiny_config, tmp_path):
     result = run(weights, tmp_path / "out", photos / "grey.png")
     assert result.returncode == 0
     assert "note: these weights were trained on synthetic:pan and undo that kind" in result.stderr
+
+
+def test_how_an_image_was_read_is_said_after_the_progress(tiny_weights, tmp_path):
+    Image.new("CMYK", (20, 16)).save(tmp_path / "print.jpg")
+    result = run(tiny_weights, tmp_path / "out", tmp_path / "print.jpg")
+    assert result.returncode == 0, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"note: {tmp_path / 'print.jpg'} is CMYK without a profile")

@@ -12,7 +12,7 @@ from deblur_jax.ops.gpu.recurrence import make_recurrence as make_gpu_recurrence
 from deblur_jax.ops.recurrence import DIRECTIONS, Direction, gated_recurrence
 from deblur_jax.ops.tpu.recurrence import make_recurrence as make_tpu_recurrence
 from tests import svrnn_golden
-from tests.accelerator import PLATFORM
+from tests.accelerator import PLATFORM, SLOW_ON_CPU
 from tests.golden import relative_error
 
 # Caffe's (n, c, h, w) is (b, c, width, height) of an image: its last axis runs down the rows.
@@ -24,8 +24,7 @@ FORMS = {
     "TPU kernel": make_tpu_recurrence(interpret=PLATFORM != "tpu"),
     "GPU kernel": make_gpu_recurrence(interpret=PLATFORM != "gpu"),
 }
-SLOW_ON_GPU = [*list(FORMS)[:-1], pytest.param("GPU kernel", marks=pytest.mark.slow)]
-"""Its kernel is long, and interpreted where there is no GPU."""
+FORMS_SLOW_ON_CPU = [*list(FORMS)[:-1], pytest.param("GPU kernel", marks=SLOW_ON_CPU)]
 
 pytestmark = pytest.mark.accelerator
 
@@ -70,7 +69,7 @@ def test_outputs_and_gradients_equal_the_official_layers(orientation, direction,
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", SLOW_ON_GPU)
+@pytest.mark.parametrize("form", FORMS_SLOW_ON_CPU)
 @settings(max_examples=8)
 @given(
     st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
@@ -84,7 +83,7 @@ def test_any_shape_axis_and_direction(form, shape, axis, reverse):
     np.testing.assert_allclose(actual, by_definition(inputs, gates, **options), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", SLOW_ON_GPU)
+@pytest.mark.parametrize("form", FORMS_SLOW_ON_CPU)
 @pytest.mark.parametrize("axis", [1, 2])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_gradient_is_that_of_finite_differences(form, axis, reverse):
@@ -109,7 +108,7 @@ def test_the_gradient_is_that_of_finite_differences(form, axis, reverse):
             assert float(grad[index]) == pytest.approx(difference, abs=1e-4)
 
 
-@pytest.mark.parametrize("form", SLOW_ON_GPU)
+@pytest.mark.parametrize("form", FORMS_SLOW_ON_CPU)
 def test_long_lines_with_gates_near_one(form):
     inputs, gates = random_case((1, 2048, 1, 2))
     gates = np.sign(gates) * np.float32(0.999)
@@ -117,7 +116,7 @@ def test_long_lines_with_gates_near_one(form):
     assert relative_error(actual, by_definition(inputs, gates, 1, False)) < 1e-5
 
 
-@pytest.mark.parametrize("form", SLOW_ON_GPU)
+@pytest.mark.parametrize("form", FORMS_SLOW_ON_CPU)
 def test_the_carry_is_float32_for_bfloat16(form):
     inputs, gates = (jnp.asarray(a, jnp.bfloat16) for a in random_case((1, 512, 1, 4), limit=0.99))
     actual = scan(form, inputs, gates, 1)

@@ -5,6 +5,7 @@ and walks along the scan. It reads the NHWC arrays as they lie, each of them onc
 direction. Loads do not depend on the carry, so those of several steps are issued together.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -37,10 +38,7 @@ def make_recurrence(*, interpret: bool) -> Recurrence:
     Args:
         interpret: run the kernel step by step in JAX, as a machine without a GPU can (slowly).
     """
-    return with_gradient_rule(
-        functools.partial(_forward, interpret=interpret),
-        functools.partial(_backward, interpret=interpret),
-    )
+    return with_gradient_rule(_forward, _backward, interpret=interpret)
 
 
 def _forward(
@@ -49,7 +47,7 @@ def _forward(
     """States (b, h, w, d·c) of all directions."""
     states = [jax.lax.empty(gates.shape, inputs.dtype)]
     for axis, first, reverses in neighbours_over_one_axis(directions):
-        scan = _Scan(axis, first, reverses)
+        scan = _Scan(axis, first, reverses, inputs.shape)
         states = _call(_forward_kernel, scan, [inputs, gates], states, interpret)
     return states[0]
 
@@ -69,7 +67,7 @@ def _backward(
         jax.lax.empty(gates.shape, gates.dtype),
     ]
     for axis, first, reverses in neighbours_over_one_axis(directions):
-        scan = _Scan(axis, first, reverses)
+        scan = _Scan(axis, first, reverses, inputs.shape)
         arrays = [inputs, gates, states, d_states]
         results = _call(_backward_kernel, scan, arrays, results, interpret)
     of_directions, d_gates = results
@@ -77,41 +75,65 @@ def _backward(
     return by_direction.sum(3).astype(inputs.dtype), d_gates
 
 
+@dataclasses.dataclass(frozen=True)
 class _Scan:
-    """Where a program of the grid reads and writes: its lines, its channels, the order of steps.
+    """Neighbouring directions over one axis, and how programs of the grid share their lines.
 
     Args:
         axis: that the scan runs along, 1 or 2.
         first: the place of the first of its directions in the arrays of gates and states.
         reverses: of each of its directions.
+        shape: of the inputs, (b, h, w, c).
     """
 
-    def __init__(self, axis: int, first: int, reverses: tuple[bool, ...]):
-        self.axis, self.first, self.reverses = axis, first, reverses
+    axis: int
+    first: int
+    reverses: tuple[bool, ...]
+    shape: tuple[int, ...]
 
-    def lay_out(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Takes the shape of the inputs; returns the grid."""
-        self.length, self.width, self.channels = shape[self.axis], shape[3 - self.axis], shape[3]
-        self.padded_channels = pl.next_power_of_2(self.channels)
-        self.lines = max(1, _VALUES_OF_A_WARP // self.padded_channels)
-        return shape[0], len(self.reverses), math.ceil(self.width / self.lines)
+    @property
+    def length(self) -> int:
+        """Of the scan, in steps."""
+        return self.shape[self.axis]
 
-    def begin(self) -> None:
-        """Reads this program's place in the grid."""
+    @property
+    def width(self) -> int:
+        """Of the array across the scan, in lines."""
+        return self.shape[3 - self.axis]
+
+    @property
+    def channels(self) -> int:
+        """Of each direction."""
+        return self.shape[3]
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Lines and channels of a program; Triton wants powers of two."""
+        channels = pl.next_power_of_2(self.channels)
+        return max(1, _VALUES_OF_A_WARP // channels), channels
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Images, directions, and blocks of lines."""
+        return self.shape[0], len(self.reverses), math.ceil(self.width / self.block[0])
+
+
+class _Lines:
+    """The lines of one program of the grid, in one direction; made inside the kernel."""
+
+    def __init__(self, scan: _Scan):
+        self._scan = scan
         self._batch, direction, block = (pl.program_id(i) for i in range(3))
-        self._line = block * self.lines
-        self._first_channel = (self.first + direction) * self.channels
-        self._reverse = _chosen(self.reverses, direction)
-        line = self._line + jnp.arange(self.lines)
-        channel = jnp.arange(self.padded_channels)
-        self._inside = (line < self.width)[:, None] & (channel < self.channels)[None, :]
-
-    def zeros(self) -> jax.Array:
-        """A carry, (lines, channels)."""
-        return jnp.zeros((self.lines, self.padded_channels), jnp.float32)
+        lines, channels = scan.block
+        self._line = block * lines
+        self._first_channel = (scan.first + direction) * scan.channels
+        self._reverse = _chosen(scan.reverses, direction)
+        is_line = self._line + jnp.arange(lines) < scan.width
+        is_channel = jnp.arange(channels) < scan.channels
+        self._inside = is_line[:, None] & is_channel[None, :]
 
     def load(self, ref: Any, step: Any, *, all_directions: bool) -> jax.Array:
-        """The lines of an array at a step of the scan in float32; 0 before its start and beyond.
+        """(lines, channels) float32 of an array at a step; 0 before the scan's start and beyond.
 
         Args:
             ref: the array.
@@ -122,21 +144,22 @@ class _Scan:
         return plgpu.load(place, mask=self._mask(step), other=0.0).astype(jnp.float32)
 
     def store(self, ref: Any, step: Any, values: jax.Array) -> None:
-        """Writes the lines of an array with a block of channels for each direction."""
+        """Writes (lines, channels) of an array with a block of channels for each direction."""
         place = self._place(ref, step, all_directions=True)
         plgpu.store(place, values.astype(ref.dtype), mask=self._mask(step))
 
     def _place(self, ref: Any, step: Any, all_directions: bool) -> Any:
-        position = jnp.where(self._reverse, self.length - 1 - step, step)
-        lines = pl.ds(self._line, self.lines)
+        scan = self._scan
+        position = jnp.where(self._reverse, scan.length - 1 - step, step)
+        lines = pl.ds(self._line, scan.block[0])
         # Not a constant, so that a block of channels may reach beyond the array's end.
-        channels = pl.ds(self._first_channel * int(all_directions), self.padded_channels)
-        if self.axis == 1:
+        channels = pl.ds(self._first_channel * int(all_directions), scan.block[1])
+        if scan.axis == 1:
             return ref.at[self._batch, position, lines, channels]
         return ref.at[self._batch, lines, position, channels]
 
     def _mask(self, step: Any) -> jax.Array:
-        return self._inside & (step >= 0) & (step < self.length)
+        return self._inside & (step >= 0) & (step < self._scan.length)
 
 
 def _chosen(reverses: tuple[bool, ...], direction: Any) -> Any:
@@ -155,10 +178,9 @@ def _call(
     interpret: bool,
 ) -> list[jax.Array]:
     """Runs a kernel, which writes its directions' blocks of channels into ``results``."""
-    grid = scan.lay_out(arrays[0].shape)
     return pl.pallas_call(
         functools.partial(kernel, scan, len(results)),
-        grid=grid,
+        grid=scan.grid,
         out_shape=[jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results],
         input_output_aliases={i: i for i in range(len(results))},
         compiler_params=plgpu.CompilerParams(num_warps=1),
@@ -169,35 +191,39 @@ def _call(
 
 def _forward_kernel(scan: _Scan, num_results: int, *refs: Any) -> None:
     x_ref, g_ref, h_ref = refs[num_results:]
-    scan.begin()
+    lines = _Lines(scan)
 
     def steps(i: Any, h: jax.Array) -> jax.Array:
         here = [i * _STEPS_AT_ONCE + k for k in range(_STEPS_AT_ONCE)]
-        xs = [scan.load(x_ref, t, all_directions=False) for t in here]
-        gs = [scan.load(g_ref, t, all_directions=True) for t in here]
+        xs = [lines.load(x_ref, t, all_directions=False) for t in here]
+        gs = [lines.load(g_ref, t, all_directions=True) for t in here]
         for t, x, g in zip(here, xs, gs, strict=True):
             h = g * (h - x) + x
-            scan.store(h_ref, t, h)
+            lines.store(h_ref, t, h)
         return h
 
-    jax.lax.fori_loop(0, math.ceil(scan.length / _STEPS_AT_ONCE), steps, scan.zeros())
+    jax.lax.fori_loop(
+        0, math.ceil(scan.length / _STEPS_AT_ONCE), steps, jnp.zeros(scan.block, jnp.float32)
+    )
 
 
 def _backward_kernel(scan: _Scan, num_results: int, *refs: Any) -> None:
     """From the end of the scan: with a = dL/dh, a[t] = dy[t] + g[t+1] a[t+1]."""
     x_ref, g_ref, h_ref, dy_ref, dx_ref, dg_ref = refs[num_results:]
-    scan.begin()
+    lines = _Lines(scan)
 
     def steps(i: Any, passed_on: jax.Array) -> jax.Array:
         here = [scan.length - 1 - i * _STEPS_AT_ONCE - k for k in range(_STEPS_AT_ONCE)]
-        xs = [scan.load(x_ref, t, all_directions=False) for t in here]
-        gs, dys = ([scan.load(r, t, all_directions=True) for t in here] for r in (g_ref, dy_ref))
-        before = [scan.load(h_ref, t - 1, all_directions=True) for t in here]
+        xs = [lines.load(x_ref, t, all_directions=False) for t in here]
+        gs, dys = ([lines.load(r, t, all_directions=True) for t in here] for r in (g_ref, dy_ref))
+        before = [lines.load(h_ref, t - 1, all_directions=True) for t in here]
         for t, x, g, dy, h in zip(here, xs, gs, dys, before, strict=True):
             total = dy + passed_on
-            scan.store(dx_ref, t, total * (1.0 - g))
-            scan.store(dg_ref, t, total * (h - x))
+            lines.store(dx_ref, t, total * (1.0 - g))
+            lines.store(dg_ref, t, total * (h - x))
             passed_on = g * total
         return passed_on
 
-    jax.lax.fori_loop(0, math.ceil(scan.length / _STEPS_AT_ONCE), steps, scan.zeros())
+    jax.lax.fori_loop(
+        0, math.ceil(scan.length / _STEPS_AT_ONCE), steps, jnp.zeros(scan.block, jnp.float32)
+    )

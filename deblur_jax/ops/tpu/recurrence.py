@@ -36,10 +36,7 @@ def make_recurrence(*, interpret: bool) -> Recurrence:
     Args:
         interpret: run the kernel step by step in JAX, as a machine without a TPU can (slowly).
     """
-    return with_gradient_rule(
-        functools.partial(_forward, interpret=interpret),
-        functools.partial(_backward, interpret=interpret),
-    )
+    return with_gradient_rule(_forward, _backward, interpret=interpret)
 
 
 def _forward(

@@ -7,7 +7,7 @@ import pytest
 
 from deblur_jax.ops.gpu.recurrence import make_recurrence
 from deblur_jax.ops.recurrence import DIRECTIONS, Direction, gated_recurrence
-from tests.accelerator import PLATFORM
+from tests.accelerator import PLATFORM, SLOW_ON_CPU
 from tests.golden import relative_error
 
 KERNEL = make_recurrence(interpret=PLATFORM != "gpu")
@@ -29,7 +29,7 @@ def states_and_gradients(function, *arguments):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     ("lines", "length", "channels"),
-    [(67, 20, 5), *(pytest.param(*s, marks=pytest.mark.slow) for s in ((3, 301, 3), (2, 24, 160)))],
+    [(67, 20, 5), *(pytest.param(*s, marks=SLOW_ON_CPU) for s in ((3, 301, 3), (2, 24, 160)))],
 )
 def test_lines_that_do_not_fill_a_block(axis, reverse, lines, length, channels):
     size = (length, lines) if axis == 1 else (lines, length)
