@@ -6,6 +6,7 @@ Only the command that is named is imported, so that ``--help`` and ``--version``
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Never
@@ -46,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: the command line without the program; that of the process by default.
     """
-    words = list(sys.argv[1:] if words is None else words)
+    words = [_at_home(word) for word in (sys.argv[1:] if words is None else words)]
     prepare_streams()
     with one_line_errors(), stop_at_signals():
         _check_current_folder()
@@ -56,6 +57,12 @@ def main(words: Sequence[str] | None = None) -> None:
             args.run(args)
         finally:
             flush_output()
+
+
+def _at_home(word: str) -> str:
+    """``--flag=~/x``, which shells leave as it is, with the user's folder."""
+    flag = re.match(r"--[\w.]+=(?=~(/|$))", word)
+    return word if flag is None else flag[0] + os.path.expanduser(word[flag.end() :])
 
 
 def _check_current_folder() -> None:

@@ -1,31 +1,38 @@
 """``deblur-jax restore FILES_OR_FOLDERS``: photographs to restored ones."""
 
 import argparse
-import collections
+import concurrent.futures
+import contextlib
 import dataclasses
-import os
+import queue
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from deblur_jax.data.folder import images_below
+import jax
+import numpy as np
+
+from deblur_jax.commands.targets import Job, plan_targets
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
-from deblur_jax.images.files import ImageError, write_image
+from deblur_jax.images.files import MAX_PIXELS, ImageError, StoredImage
 from deblur_jax.images.reading import read_header, read_image
+from deblur_jax.images.writing import FORMATS, LOSSLESS, QUALITY, write_image
+from deblur_jax.inference.canvas import RestorationError
 from deblur_jax.inference.ensemble import ENSEMBLES
-from deblur_jax.inference.restorer import RestorationError, Restorer
+from deblur_jax.inference.restorer import Restorer
 from deblur_jax.runtime.devices import require_devices
-from deblur_jax.runtime.files import FolderError, check_output_folder, make_folder
+from deblur_jax.runtime.files import check_output_folder, make_folder
 from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.weights.shipped import DEFAULT_WEIGHTS
 
 _MAX_COMPILATIONS = 4
+_MEGA = 1_000_000
 
 
 class RestoreError(UserError, RuntimeError):
-    """Some images could not be restored, or none could be begun."""
+    """Some images could not be restored."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -39,16 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         f"of weights that come with the package (default: {DEFAULT_WEIGHTS})",
     )
     parser.add_argument(
-        "--out", default="restored", help="the folder for the restored images (default: restored)"
+        "--ema", action="store_true", help="use the moving average of a run that kept one"
     )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print what would be written, and write nothing"
-    )
+    _add_output_arguments(parser)
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, help="average over rotated and reflected copies"
-    )
-    parser.add_argument(
-        "--ema", action="store_true", help="use the moving average of a run that kept one"
     )
     parser.add_argument(
         "--tile",
@@ -62,6 +64,44 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help='of windows, in pixels, or "exact" for the result of the whole image, which '
         "SVRNN's strips always give (default: 64)",
     )
+    parser.add_argument(
+        "--max_megapixels",
+        type=int,
+        default=MAX_PIXELS // _MEGA,
+        help="refuse larger images (default: %(default)s)",
+    )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", default="restored", help="the folder for the restored images (default: restored)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=[*FORMATS, "same"],
+        help='of the restored images, "same" for that of each image (default: png, and tiff for '
+        "TIFF, which keep everything)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=_quality,
+        default=QUALITY,
+        help="of JPEG, WebP and AVIF, 1 to 100 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take the images of sub-folders too, and keep the tree",
+    )
+    parser.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="leave images out that are restored already, to go on after a stop",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print what would be written, and write nothing"
+    )
 
 
 def _overlap(text: str) -> int:
@@ -73,110 +113,148 @@ def _overlap(text: str) -> int:
     return int(text)
 
 
+def _quality(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"expected 1 to 100, not {text!r}")
+    return int(text)
+
+
+@dataclasses.dataclass
+class _Report:
+    """What came of the images, in the order they were named."""
+
+    failures: dict[Path, str] = dataclasses.field(default_factory=dict)
+    notes: dict[Path, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
 def run(args: argparse.Namespace) -> None:
     """Restores every image that can be read; the others are named, and end it with an error.
 
     Raises:
-        RestoreError: if there is nothing to restore, an input would be overwritten, or some
-            images failed.
+        TargetError: if there is nothing to restore, or an input would be overwritten.
+        RestoreError: if some images failed.
     """
-    jobs = plan_targets(args.images, Path(args.out))
+    plan = plan_targets(args.images, Path(args.out), form=args.format, recursive=args.recursive)
+    jobs = [job for job in plan.jobs if not (args.skip_existing and job.target.exists())]
+    skipped = len(plan.jobs) - len(jobs)
     if args.dry_run:
         for source, target in jobs:
             print(f"{source} -> {target}")
+        _say(plan.notes)
         return
     require_devices()
     check_output_folder(args.out)
     restorer = Restorer.load(
-        args.weights,
-        ema=args.ema,
-        ensemble=args.ensemble,
-        tile=args.tile,
-        overlap=args.overlap,
+        args.weights, ema=args.ema, ensemble=args.ensemble, tile=args.tile, overlap=args.overlap
     )
-    if restorer.trained_on is not None and is_embedded(restorer.trained_on):
-        print(
-            f"note: these weights were trained on {restorer.trained_on} and undo that kind of blur "
-            f"only; for photographs leave --weights out, or name {DEFAULT_WEIGHTS}",
-            file=sys.stderr,
-        )
-    failures: list[UserError] = []
-    notes: list[str] = []
+    _say(_notes_on_weights(restorer))
+
     start = time.monotonic()
-
-    readable = []
-    for source, target in jobs:
-        try:
-            readable.append((source, target, read_header(source).size))
-        except ImageError as error:
-            failures.append(error)
-    restorer.plan_sizes([size for _, _, size in readable], _MAX_COMPILATIONS)
-
-    # Neighbours of one size: the compiled program stays the same.
-    readable.sort(key=lambda job: job[2])
-    for source, target, _ in progress_bar(readable, desc="restoring", unit="image"):
-        try:
-            notes += [f"{source} {note}" for note in _restore(restorer, source, target)]
-        except RestorationError as error:
-            failures.append(RestorationError(f"{source}: {error}"))
-        except (ImageError, FolderError) as error:
-            failures.append(error)
-
+    report = _restore_all(restorer, jobs, args)
     seconds = time.monotonic() - start
     print(
-        f"{len(jobs) - len(failures)} of {len(jobs)} images restored in {seconds:.1f} s: {args.out}"
+        f"{len(jobs) - len(report.failures)} of {len(jobs)} images restored in {seconds:.1f} s: "
+        f"{args.out}" + (f"; {skipped} were there already" if skipped else "")
     )
+    _say(plan.notes)
+    for job in jobs:
+        _say(f"{job.source} {note}" for note in report.notes.get(job.source, ()))
+    for job in jobs:
+        if job.source in report.failures:
+            print(f"not restored: {report.failures[job.source]}", file=sys.stderr)
+    if report.failures:
+        raise RestoreError(f"{len(report.failures)} of {len(jobs)} images could not be restored")
+
+
+def _say(notes: Sequence[str] | Iterator[str]) -> None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    for failure in failures:
-        print(f"not restored: {failure}", file=sys.stderr)
-    if failures:
-        raise RestoreError(f"{len(failures)} of {len(jobs)} images could not be restored")
 
 
-def _restore(restorer: Restorer, source: Path, target: Path) -> tuple[str, ...]:
-    """Restores one image; returns what a user should know of how it was read."""
-    photograph = read_image(source)
-    restored = dataclasses.replace(photograph, colour=restorer(photograph.colour))
-    make_folder(target.parent)
-    write_image(target, restored)
-    return photograph.notes
+def _notes_on_weights(restorer: Restorer) -> list[str]:
+    if restorer.trained_on is None or not is_embedded(restorer.trained_on):
+        return []
+    return [
+        f"these weights were trained on {restorer.trained_on} and undo that kind of blur only; "
+        f"for photographs leave --weights out, or name {DEFAULT_WEIGHTS}"
+    ]
 
 
-def plan_targets(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
-    """Each image with the file to write: a PNG, or a TIFF for a TIFF; folders keep their tree.
+def _restore_all(restorer: Restorer, jobs: list[Job], args: argparse.Namespace) -> _Report:
+    """All devices of this machine take images from one queue; files are read beside them."""
+    report, sizes = _Report(), {}
+    for job in jobs:
+        try:
+            sizes[job] = read_header(job.source).size
+        except ImageError as error:
+            report.failures[job.source] = str(error)
+    # Neighbours of one size: the compiled program stays the same.
+    readable = sorted(sizes, key=lambda job: sizes[job])
 
-    Raises:
-        RestoreError: if there are no images, two would become one, or an input be overwritten.
-    """
-    sources: list[tuple[Path, Path]] = []
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            sources += [(Path(file), Path(file).relative_to(path)) for file in images_below(path)]
-        else:
-            sources.append((path, Path(path.name)))
-    if not sources:
-        raise RestoreError(f"{', '.join(inputs)}: no images there")
+    idle: queue.Queue[Restorer] = queue.Queue()
+    for device in jax.local_devices():
+        on_device = restorer.on(device) if device != restorer.device else restorer
+        on_device.plan_sizes(sizes.values(), _MAX_COMPILATIONS)
+        idle.put(on_device)
 
-    sharing = collections.Counter(_renamed(relative) for relative in {r for _, r in sources})
-    jobs: dict[Path, Path] = {}
-    for source, relative in sources:
-        target = _renamed(relative)
-        if sharing[target] > 1:  # a.jpg beside a.png
-            target = target.with_stem(f"{relative.stem}_{relative.suffix[1:].lower()}")
-        target = out / target
-        if os.path.realpath(jobs.get(target, source)) != os.path.realpath(source):
-            raise RestoreError(f"{source} and {jobs[target]} would both become {target}")
-        jobs[target] = source
-    originals = {os.path.realpath(source) for source, _ in sources}
-    for target, source in jobs.items():
-        if os.path.realpath(target) in originals:
-            raise RestoreError(
-                f"{target}: is an input, restored from {source}; choose another --out"
-            )
-    return [(source, target) for target, source in jobs.items()]
+    megapixels = {job: height * width / _MEGA for job, (height, width) in sizes.items()}
+    with (
+        progress_bar(
+            desc="restoring", unit="MP", total=round(sum(megapixels.values()), 3), unit_scale=True
+        ) as bar,
+        concurrent.futures.ThreadPoolExecutor(idle.qsize() + 1) as threads,
+    ):
+
+        def restore(job: Job) -> None:
+            def progress(share: float) -> None:
+                bar.update(share * megapixels[job])
+
+            with _failures_kept(job, report):
+                image = read_image(job.source, max_pixels=args.max_megapixels * _MEGA)
+                pixels = np.require(image.pixels, requirements=["C", "W"])
+                image = dataclasses.replace(image, pixels=pixels)  # the other memory is given back
+                _restore_in_place(idle, pixels, progress)
+                make_folder(job.target.parent)
+                write_image(job.target, image, quality=args.quality)
+                losses = [] if job.target.suffix in LOSSLESS else _losses(image, job.target)
+                report.notes[job.source] = (*image.notes, *losses)
+
+        for number, _ in enumerate(threads.map(restore, readable), 1):
+            bar.set_postfix_str(f"{number} of {len(readable)} images")
+    return report
 
 
-def _renamed(path: Path) -> Path:
-    return path if path.suffix.lower() in (".tif", ".tiff") else path.with_suffix(".png")
+def _restore_in_place(
+    idle: "queue.Queue[Restorer]", pixels: np.ndarray, progress: Callable[[float], None]
+) -> None:
+    """Restores an image on the first device that is idle."""
+    restorer = idle.get()
+    try:
+        restorer.restore_in_place(pixels, progress)
+    finally:
+        idle.put(restorer)
+
+
+@contextlib.contextmanager
+def _failures_kept(job: Job, report: _Report) -> Iterator[None]:
+    """What goes wrong with one image does not stop the others."""
+    try:
+        yield
+    except RestorationError as error:
+        report.failures[job.source] = f"{job.source}: {error}"
+    except UserError as error:
+        report.failures[job.source] = str(error)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        first = (str(error).splitlines() or ["out of memory"])[0]
+        report.failures[job.source] = f"{job.source}: {first}: a smaller --tile needs less memory"
+
+
+def _losses(image: StoredImage, target: Path) -> list[str]:
+    """What a format with 8 bits does not keep."""
+    notes = []
+    if image.pixels.dtype != np.uint8:
+        notes.append(f"has more than 8 bits: {target.suffix[1:]} keeps 8")
+    has_alpha = image.pixels.ndim == 3 and image.pixels.shape[2] in (2, 4)
+    if has_alpha and target.suffix.lower() not in (".webp", ".avif"):
+        notes.append(f"has alpha: {target.suffix[1:]} does not keep it")
+    return notes

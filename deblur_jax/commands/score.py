@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from deblur_jax.data.folder import images_below
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
 from deblur_jax.evaluation.means import finite_mean
 from deblur_jax.evaluation.report import remarks, to_json
 from deblur_jax.images.files import as_float
+from deblur_jax.images.folders import images_below
 from deblur_jax.images.reading import read_rgb
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.progress import progress_bar

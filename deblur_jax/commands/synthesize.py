@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from deblur_jax.data.folder import BLURRED, SHARP, PairError, images_below
+from deblur_jax.data.folder import BLURRED, SHARP, PairError
 from deblur_jax.data.footage import Clip, FootageScenes, clips_in, is_footage, survey_clip
 from deblur_jax.data.mixture import PairSource
 from deblur_jax.data.motion import Motion
@@ -23,7 +23,8 @@ from deblur_jax.data.photographs import Photograph, survey, validation_share
 from deblur_jax.data.prepared import EncodedPair, write_prepared
 from deblur_jax.data.sources import open_pairs
 from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
-from deblur_jax.images.files import encoded_png
+from deblur_jax.images.folders import images_below
+from deblur_jax.images.writing import encoded_png
 from deblur_jax.runtime.files import check_utf_8, make_folder, write_whole
 from deblur_jax.runtime.limits import bounded_workers, count_cores
 from deblur_jax.runtime.progress import progress_bar

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from deblur_jax.data.archives import Download
-from deblur_jax.data.folder import PairError, find_pairs, images_below
+from deblur_jax.data.folder import PairError, find_pairs
 from deblur_jax.data.patches import PairFiles
+from deblur_jax.images.folders import images_below
 
 Splits = dict[str, PairFiles]
 

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 
 from deblur_jax.errors import UserError
-from deblur_jax.images.files import SUFFIXES
+from deblur_jax.images.folders import images_below
 from deblur_jax.images.reading import read_header, read_rgb
 from deblur_jax.runtime.files import PathLike, file_size
 
@@ -92,19 +92,6 @@ def folder_fingerprint(root: PathLike, blurred: str = BLURRED) -> str:
         for name, file in sorted(_images_in(folder, kind).items()):
             digest.update(f"{kind}\0{name}\0{file_size(file)}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
-
-
-def images_below(folder: epath.Path) -> list[epath.Path]:
-    """All images in a folder and its sub-folders, sorted; hidden ones are left out."""
-    found = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.suffix.lower() in SUFFIXES:
-            found.append(entry)
-        elif entry.is_dir():
-            found += images_below(entry)
-    return found
 
 
 def _images_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:

@@ -13,10 +13,10 @@ import numpy as np
 from etils import epath
 
 from deblur_jax.data.exposure import GAMMA
-from deblur_jax.data.folder import images_below
 from deblur_jax.data.synthesis import SynthesisedPair
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import as_8_bits, to_uint8
+from deblur_jax.images.folders import images_below
 from deblur_jax.images.reading import read_rgb
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")

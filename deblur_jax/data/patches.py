@@ -8,8 +8,9 @@ from etils import epath
 from deblur_jax.data.folder import PairError
 from deblur_jax.data.prepared import EncodedPair
 from deblur_jax.data.transforms import augmented_patch, random_patch
-from deblur_jax.images.files import as_8_bits, encoded_png
+from deblur_jax.images.files import as_8_bits
 from deblur_jax.images.reading import read_png, read_rgb
+from deblur_jax.images.writing import encoded_png
 
 PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""

@@ -19,9 +19,11 @@ from deblur_jax.data import PairSource
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics, report
 from deblur_jax.evaluation.alignment import opencv
-from deblur_jax.images.files import StoredImage, as_float, write_image
+from deblur_jax.images.files import StoredImage, as_float, to_uint8
+from deblur_jax.images.writing import write_image
+from deblur_jax.inference.canvas import NOT_FINITE
 from deblur_jax.inference.devices import ParallelRestorer
-from deblur_jax.inference.restorer import NOT_FINITE, Restorer
+from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import count_params
 from deblur_jax.runtime.files import PathLike, check_output_folder, make_folder, write_whole
 from deblur_jax.runtime.names import file_name
@@ -260,7 +262,7 @@ def _score_and_save(
         aligned=before.aligned and after.aligned,
     )
     sheet = report.comparison_sheet(job.blurred, restored, sharp, row)
-    for folder, image in ((_RESTORED, restored), (_SHEETS, np.asarray(sheet) / 255)):
+    for folder, image in ((_RESTORED, to_uint8(restored)), (_SHEETS, np.asarray(sheet))):
         file = out / folder / file_name(job.name, ".png")
         make_folder(file.parent)
         write_image(file, StoredImage(image))

@@ -1,13 +1,17 @@
 """Image files to arrays: the one reader, for photographs, pairs and benchmarks.
 
 Pillow says what a file is. What it would read with fewer bits than the file has is decoded by other
-libraries: PNG by imagecodecs, TIFF by tifffile, PPM, PGM and PFM by netpbmfile.
+libraries: PNG and AVIF by imagecodecs, TIFF by tifffile, PPM, PGM and PFM by netpbmfile. HEIC is
+read by pillow-heif, where that is installed.
 """
 
 import contextlib
+import dataclasses
 import io
+import mmap
+import threading
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import imagecodecs
 import netpbmfile
@@ -16,16 +20,25 @@ import tifffile
 from etils import epath
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from deblur_jax.images.files import ImageError, StoredImage, encoded_png
+from deblur_jax.images.files import MAX_PIXELS, ImageError, StoredImage, to_uint16
+from deblur_jax.images.metadata import (
+    ORIENTATION,
+    metadata_of,
+    metadata_of_tiff,
+    orientation_of,
+)
+from deblur_jax.images.writing import encoded_png
 from deblur_jax.runtime.files import PathLike
 
-_EXIF_ORIENTATION = 0x0112
+_START_BYTES = 26
+"""Of a file, which say how to read it; the number of bits of a PNG is the last but one."""
 _DEEP_PNG = 16
 FLOAT_RANGE = (-0.5, 1.5)
 """Floats beyond these are no colours of 0 to 1; a little beyond, they are clipped."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NETPBM_STARTS = (b"P2", b"P3", b"P5", b"P6", b"Pf", b"PF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA")
 
 
@@ -41,29 +54,22 @@ class Header(NamedTuple):
     orientation: int
 
 
-class _Decoded(NamedTuple):
-    """(h, w) or (h, w, channels) of uint8, uint16 or float32, upright; and what goes with it."""
-
-    pixels: np.ndarray
-    icc_profile: bytes | None
-    notes: tuple[str, ...]
-
-
-def read_image(path: PathLike) -> StoredImage:
-    """Reads an image of any common kind, rotated as its EXIF orientation says.
+def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> StoredImage:
+    """Reads an image of any common kind, turned as its EXIF orientation says.
 
     Grey and colour, with or without alpha, palettes, 8 and 16 bits, and TIFF and PFM of floats in
     [0, 1]. CMYK and Lab become sRGB.
 
+    Args:
+        path: local or remote.
+        max_pixels: more are an error, before anything is decoded.
+
     Raises:
-        ImageError: if the file is missing, truncated or no image, or its numbers can't be colours.
+        ImageError: if the file is missing, truncated or no image, its numbers can't be colours, or
+            it is too large.
     """
-    with _errors_naming(path):
-        pixels, profile, notes = _decode(epath.Path(path).read_bytes())
-        bits = pixels.dtype.itemsize * 8
-        values = pixels if bits == 32 else pixels.astype(np.float32) / (2**bits - 1)
-        colour, alpha = _without_alpha(values)
-        return StoredImage(colour, alpha, bits, profile, notes)
+    with _opened(path, max_pixels) as file:
+        return _decode(file)
 
 
 def read_rgb(path: PathLike) -> np.ndarray:
@@ -74,8 +80,8 @@ def read_rgb(path: PathLike) -> np.ndarray:
     Raises:
         ImageError: as ``read_image``.
     """
-    with _errors_naming(path):
-        return _rgb(_decode(epath.Path(path).read_bytes()).pixels)
+    with _opened(path) as file:
+        return _rgb(_decode(file).pixels)
 
 
 def read_png(path: PathLike) -> bytes:
@@ -84,12 +90,15 @@ def read_png(path: PathLike) -> bytes:
     Raises:
         ImageError: as ``read_image``.
     """
-    with _errors_naming(path):
-        content = epath.Path(path).read_bytes()
-        pixels = _rgb(_decode(content).pixels)
-        with Image.open(io.BytesIO(content)) as image:
-            as_stored = (image.format, image.mode, _orientation(image)) == ("PNG", "RGB", 1)
-        return content if as_stored else encoded_png(pixels)
+    with _opened(path) as file:
+        pixels = _rgb(_decode(file).pixels)
+        file.seek(0)
+        with Image.open(file) as image:
+            as_stored = (image.format, image.mode, orientation_of(image, file))
+        if as_stored != ("PNG", "RGB", 1):
+            return encoded_png(pixels)
+        file.seek(0)
+        return file.read()
 
 
 def decoded_rgb(content: bytes) -> np.ndarray:
@@ -99,7 +108,7 @@ def decoded_rgb(content: bytes) -> np.ndarray:
         ImageError: if they are no image.
     """
     with _errors_naming("an image in a data set"):
-        return _rgb(_decode(content).pixels)
+        return _rgb(_decode(io.BytesIO(content)).pixels)
 
 
 def pixels_of(image: Image.Image | PathLike) -> np.ndarray:
@@ -112,10 +121,9 @@ def pixels_of(image: Image.Image | PathLike) -> np.ndarray:
         ImageError: as ``read_image``.
     """
     if not isinstance(image, Image.Image):
-        with _errors_naming(image):
-            return _decode(epath.Path(image).read_bytes()).pixels
+        return read_image(image).pixels
     with _errors_naming(f"an image of mode {image.mode}"):
-        return _decode_by_pillow(image).pixels
+        return _decode_by_pillow(image, None).pixels
 
 
 def read_header(path: PathLike) -> Header:
@@ -124,51 +132,85 @@ def read_header(path: PathLike) -> Header:
     Raises:
         ImageError: if the file is missing or no image.
     """
-    with _errors_naming(path), epath.Path(path).open("rb") as file:
-        start = file.read(4)
-        file.seek(0)
-        if start in _TIFF_STARTS:
-            with tifffile.TiffFile(file) as tiff:
-                page = tiff.pages.first
-                orientation = int(page.tags.valueof(_EXIF_ORIENTATION, 1))
-                height, width = page.imagelength, page.imagewidth
-        elif start[:2] in _NETPBM_STARTS:
-            with netpbmfile.NetpbmFile(file) as netpbm:
-                orientation, height, width = 1, netpbm.height, netpbm.width
-        else:
-            image = Image.open(file)
-            width, height = image.size
-            is_png = image.format == "PNG"
-            orientation = _orientation_of_png(file) if is_png else _orientation(image)
-        turned = orientation in (5, 6, 7, 8)
-        return Header((width, height) if turned else (height, width), orientation)
+    with _errors_naming(path), _pillow_takes_any_size(), epath.Path(path).open("rb") as file:
+        return _header(file)
 
 
-def _decode(content: bytes) -> _Decoded:
-    if content[:4] in _TIFF_STARTS:
-        return _decode_tiff(content)
-    if content[:2] in _NETPBM_STARTS:
-        with netpbmfile.NetpbmFile(io.BytesIO(content)) as netpbm:
+def _header(file: IO[bytes]) -> Header:
+    start = file.read(_START_BYTES)
+    file.seek(0)
+    if start[:4] in _TIFF_STARTS:
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
+            orientation = int(page.tags.valueof(ORIENTATION, 1))
+            height, width = page.imagelength, page.imagewidth
+    elif start[:2] in _NETPBM_STARTS:
+        with netpbmfile.NetpbmFile(file) as netpbm:
+            orientation, height, width = 1, netpbm.height, netpbm.width
+    elif _is_heif(start):
+        orientation, (width, height) = 1, _open_heif(file).size
+    else:
+        image = Image.open(file)
+        width, height = image.size
+        orientation = orientation_of(image, file)
+    file.seek(0)
+    turned = orientation in (5, 6, 7, 8)
+    return Header((width, height) if turned else (height, width), orientation)
+
+
+def _decode(file: IO[bytes]) -> StoredImage:
+    start = file.read(_START_BYTES)
+    file.seek(0)
+    if start[:4] in _TIFF_STARTS:
+        return _decode_tiff(file)
+    if start[:2] in _NETPBM_STARTS:
+        with netpbmfile.NetpbmFile(file) as netpbm:
             pixels, greatest = netpbm.asarray(), netpbm.maxval
-        if content[1:2] in (b"f", b"F"):
+        if start[1:2] in (b"f", b"F"):
             pixels = pixels[::-1]  # PFM stores the last row first
-        return _Decoded(_scaled(pixels, greatest), None, ())
-    with Image.open(io.BytesIO(content)) as image:
-        if image.format == "PNG" and content[24] == _DEEP_PNG:
-            pixels = _upright(imagecodecs.png_decode(content), _orientation(image))
-            return _Decoded(pixels, image.info.get("icc_profile"), ())
-        return _decode_by_pillow(image)
+        return StoredImage(_one_to_four(_scaled(pixels, greatest)))
+    if _is_heif(start):
+        return _decode_heif(file)
+    with Image.open(file) as image:
+        deep = _decode_deep(file, image, start)
+        if deep is None:
+            return _decode_by_pillow(image, file)
+        pixels = _upright(_one_to_four(deep), orientation_of(image, file))
+        return StoredImage(pixels, metadata_of(image, file))
 
 
-def _decode_by_pillow(image: Image.Image) -> _Decoded:
+def _decode_deep(file: IO[bytes], image: Image.Image, start: bytes) -> np.ndarray | None:
+    """PNG and AVIF of more than 8 bits, as stored; None for others."""
+    if image.format == "PNG" and start[24] == _DEEP_PNG:
+        return imagecodecs.png_decode(_content(file))
+    if image.format == "AVIF":
+        content = _content(file)
+        flags = content[content.find(b"av1C") + 6]  # AV1 in ISOBMFF, section 2.3.3
+        if flags & 0x40:
+            return _scaled(imagecodecs.avif_decode(content), 4095 if flags & 0x20 else 1023)
+    return None
+
+
+def _content(file: IO[bytes]) -> Any:
+    """All bytes of a file; those of a local one are not copied."""
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        file.seek(0)
+        return file.read()
+
+
+def _decode_by_pillow(image: Image.Image, file: IO[bytes] | None) -> StoredImage:
     count = getattr(image, "n_frames", 1)
     notes = [f"holds {count} images: the first is read"] if count > 1 else []
-    profile = image.info.get("icc_profile")
-    orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns a TIFF itself
+    is_tiff = image.format == "TIFF"
+    orientation = 1 if is_tiff else orientation_of(image, file)  # Pillow turns a TIFF itself
+    metadata = metadata_of(image, file)
     if image.mode == "F" or image.mode.startswith("I"):
-        return _Decoded(_upright(_of_numbers(image), orientation), profile, tuple(notes))
+        return StoredImage(_upright(_of_numbers(image), orientation), metadata, tuple(notes))
     if image.mode in ("CMYK", "LAB"):
-        plain, profile, note = _to_srgb(image, profile)
+        plain, profile, note = _to_srgb(image, metadata.icc_profile)
+        metadata = dataclasses.replace(metadata, icc_profile=profile)
         notes += [note] if note else []
     elif image.mode in _PLAIN_MODES and "transparency" not in image.info:
         plain = image
@@ -176,7 +218,30 @@ def _decode_by_pillow(image: Image.Image) -> _Decoded:
         plain = image.convert("LA" if image.has_transparency_data else "L")
     else:
         plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return _Decoded(_upright(np.asarray(plain), orientation), profile, tuple(notes))
+    return StoredImage(_upright(np.asarray(plain), orientation), metadata, tuple(notes))
+
+
+def _is_heif(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+def _open_heif(file: IO[bytes]) -> Any:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ValueError(
+            "HEIC needs the package pillow-heif: pip install 'deblur_jax[heic]'"
+        ) from None
+    return pillow_heif.open_heif(file, convert_hdr_to_8bit=False)
+
+
+def _decode_heif(file: IO[bytes]) -> StoredImage:
+    """HEIC of 8 to 12 bits; the library turns it upright, and says so in its EXIF."""
+    images = _open_heif(file)
+    holder = Image.new("L", (1, 1))
+    holder.info = dict(images.info)
+    notes = (f"holds {len(images)} images: the first is read",) if len(images) > 1 else ()
+    return StoredImage(np.asarray(images), metadata_of(holder, None), notes)
 
 
 def _of_numbers(image: Image.Image) -> np.ndarray:
@@ -209,18 +274,21 @@ def _to_srgb(
     return converted, srgb.tobytes(), note
 
 
-def _decode_tiff(content: bytes) -> _Decoded:
+def _decode_tiff(file: IO[bytes]) -> StoredImage:
     """The first page, with all its bits; 8 bits and less by Pillow, where it can."""
-    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+    with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         deep = np.max(page.bitspersample) > 8
         if not deep:
-            with (
-                contextlib.suppress(UnidentifiedImageError),
-                Image.open(io.BytesIO(content)) as image,
-            ):
+            file.seek(0)
+            with contextlib.suppress(UnidentifiedImageError), Image.open(file) as image:
+                metadata = metadata_of(image, file)
                 image.load()
-                return _decode_by_pillow(image)
+                decoded = _decode_by_pillow(image, None)
+                profile = decoded.metadata.icc_profile  # another after a change of colour space
+                return dataclasses.replace(
+                    decoded, metadata=dataclasses.replace(metadata, icc_profile=profile)
+                )
         pixels = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)
@@ -230,11 +298,12 @@ def _decode_tiff(content: bytes) -> _Decoded:
         pixels = _scaled(pixels, 2 ** int(np.max(page.bitspersample)) - 1)
         if photometric == "MINISWHITE":
             pixels = (1.0 if pixels.dtype == np.float32 else np.iinfo(pixels.dtype).max) - pixels
-        profile = page.tags.valueof(34675)
-        orientation = int(page.tags.valueof(_EXIF_ORIENTATION, 1))
+        orientation = int(page.tags.valueof(ORIENTATION, 1))
         count = len(tiff.pages)
         notes = (f"holds {count} images: the first is read",) if count > 1 else ()
-        return _Decoded(_upright(pixels, orientation), profile, notes)
+        tags = {tag.code: tag.value for tag in page.tags}
+        metadata = metadata_of_tiff(file, tags, turned=orientation in (5, 6, 7, 8))
+        return StoredImage(_upright(_one_to_four(pixels), orientation), metadata, notes)
 
 
 def _scaled(pixels: np.ndarray, greatest: float) -> np.ndarray:
@@ -267,41 +336,63 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
-def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return value if value in range(1, 9) else 1
-
-
-def _orientation_of_png(file: IO[bytes]) -> int:
-    """By the chunk eXIf, which may come after the pixels: Pillow would decode them first."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind == b"eXIf":
-            exif = Image.Exif()
-            exif.load(file.read(length))
-            value = exif.get(_EXIF_ORIENTATION, 1)
-            return value if value in range(1, 9) else 1
-        file.seek(length + 4, io.SEEK_CUR)
-    return 1
-
-
-def _without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(h, w) or (h, w, 3), and the alpha channel (h, w), if there is one."""
-    if pixels.ndim == 2:
-        return pixels, None
-    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4):
-        raise ValueError(f"an array of shape {pixels.shape}: 1 to 4 channels only")
-    channels = pixels.shape[-1]
-    colour = pixels[..., 0] if channels < 3 else pixels[..., :3]
-    return colour, pixels[..., -1] if channels in (2, 4) else None
+def _one_to_four(pixels: np.ndarray) -> np.ndarray:
+    """(h, w) or (h, w, 2 to 4)."""
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        return pixels[..., 0]
+    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (2, 3, 4)):
+        return pixels
+    raise ValueError(f"an array of shape {pixels.shape}: 1 to 4 channels only")
 
 
 def _rgb(pixels: np.ndarray) -> np.ndarray:
-    colour, _ = _without_alpha(pixels)
-    if colour.dtype == np.float32:
-        colour = np.rint(np.clip(colour, 0.0, 1.0) * 65535).astype(np.uint16)
-    return np.ascontiguousarray(colour if colour.ndim == 3 else np.dstack([colour] * 3))
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :3]
+    if pixels.dtype == np.float32:
+        pixels = to_uint16(pixels)
+    return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.dstack([pixels] * 3))
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike, max_pixels: int = MAX_PIXELS) -> Iterator[IO[bytes]]:
+    """A file of an image that is not too large, at its start."""
+    target = epath.Path(path)
+    with (
+        _errors_naming(path),
+        _pillow_takes_any_size(),
+        target.open("rb") if "://" not in str(path) else io.BytesIO(target.read_bytes()) as file,
+    ):
+        height, width = _header(file).size
+        if height * width > max_pixels:
+            raise ValueError(
+                f"it has {height * width / 1e6:,.0f} megapixels, more than {max_pixels / 1e6:,.0f}:"
+                f" if that is right, give --max_megapixels {-(-height * width // 10**6)}"
+            )
+        yield file
+
+
+class _PillowsLimit:
+    """How many readers are at work, and Pillow's own limit, which they put away."""
+
+    lock = threading.Lock()
+    readers = 0
+    limit: int | None = None
+
+
+@contextlib.contextmanager
+def _pillow_takes_any_size() -> Iterator[None]:
+    """Within the context, Pillow neither warns of a large image nor refuses it."""
+    with _PillowsLimit.lock:
+        if _PillowsLimit.readers == 0:
+            _PillowsLimit.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _PillowsLimit.readers += 1
+    try:
+        yield
+    finally:
+        with _PillowsLimit.lock:
+            _PillowsLimit.readers -= 1
+            if _PillowsLimit.readers == 0:
+                Image.MAX_IMAGE_PIXELS = _PillowsLimit.limit
 
 
 @contextlib.contextmanager

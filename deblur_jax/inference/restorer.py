@@ -13,8 +13,8 @@ from flax import nnx
 from PIL import Image
 
 from deblur_jax.config import ConfigError
-from deblur_jax.errors import UserError
-from deblur_jax.images.reading import FLOAT_RANGE, pixels_of
+from deblur_jax.images.reading import pixels_of
+from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.ensemble import with_ensemble
 from deblur_jax.inference.sizes import Size, framed, make_masked_restore_fn, plan_sizes
 from deblur_jax.inference.strips import StripRestorer
@@ -28,13 +28,6 @@ from deblur_jax.weights.shipped import DEFAULT_WEIGHTS
 
 _LARGEST_WHOLE = 2_000_000
 """Pixels. A larger image is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
-
-
-NOT_FINITE = "the network's output holds numbers that are not finite"
-
-
-class RestorationError(UserError, ArithmeticError):
-    """The network has no result for an image."""
 
 
 def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], jax.Array]:
@@ -116,6 +109,7 @@ class Restorer:
         self._framed_fn = self._make_framed_fn(network, ensemble)
         self.restore_fn = self._compiled(self.pure_fn)
         self._size_multiple = network.size_multiple
+        self._options = {"ensemble": ensemble, "tile": tile, "overlap": overlap}
         self._tile = tile
         self._in_parts = self._make_parts(network, tile, overlap, ensemble)
         self._planned: dict[Size, Size] = {}
@@ -186,6 +180,13 @@ class Restorer:
             network = self._abstract(dataclasses.replace(self.compute, backend="plain"))
         return StripRestorer(nnx.graphdef(network), self.device, tile)
 
+    def on(self, device: jax.Device) -> Self:
+        """The same network and weights on another device."""
+        options: dict[str, Any] = {**self._options, "precision": self.compute.precision}
+        other = type(self)(self.model, self.params, compute=self.compute, device=device, **options)
+        other.digest, other.trained_on = self.digest, self.trained_on
+        return other
+
     def with_params(self, params: nnx.State) -> Self:
         """The same compiled network with other parameters."""
         other = copy.copy(self)
@@ -243,34 +244,35 @@ class Restorer:
         image = np.asarray(image)
         if image.ndim == 4 and len(image):
             return np.stack([self(one) for one in image])
-        values, limit = _as_float(image)
-        channels = 1 if values.ndim == 2 else values.shape[2]
-        pixels = values.reshape(*values.shape[:2], channels)
-        is_grey, has_alpha = channels < 3, channels in (2, 4)
-        colour = pixels[..., : channels - has_alpha]
+        is_float = np.issubdtype(image.dtype, np.floating)
+        return self.restore_in_place(image.astype(np.float32 if is_float else image.dtype))
 
-        rgb = np.repeat(colour, 3, axis=-1) if is_grey else colour
-        restored = self._restore_rgb(rgb)
-        if not np.isfinite(restored).all():
-            raise RestorationError(NOT_FINITE)
-        restored = np.clip(restored, 0.0, 1.0)
-        if is_grey:
-            restored = restored.mean(-1, keepdims=True)
-        if has_alpha:
-            restored = np.concatenate([restored, pixels[..., -1:]], axis=-1)
-        restored = restored.reshape(image.shape)
-        if limit is None:
-            return restored.astype(np.float32)
-        return np.round(restored * limit).astype(image.dtype)
+    def restore_in_place(
+        self, pixels: np.ndarray, progress: Callable[[float], None] | None = None
+    ) -> np.ndarray:
+        """Restores an image in the memory that holds it, which a large one needs.
 
-    def _restore_rgb(self, rgb: np.ndarray) -> np.ndarray:
-        height, width = rgb.shape[:2]
-        padded = self.padded(rgb[None])[0]
-        if isinstance(self._in_parts, StripRestorer) and self._is_large(padded.shape[:2]):
-            return self._in_parts(self.params, padded)[:height, :width]
-        if isinstance(self._in_parts, TileRestorer) and self._is_large(padded.shape[:2]):
-            return self._in_parts(self._restore_part, padded)[:height, :width]
-        return self._restore_part(padded)[:height, :width]
+        Args:
+            pixels: an image as of ``__call__``, a numpy array that can be written to.
+            progress: is told, after each part of the work, which share of it that was.
+
+        Returns:
+            ``pixels``.
+
+        Raises:
+            ValueError, RestorationError: as ``__call__``.
+        """
+        progress = progress or (lambda share: None)
+        canvas = Canvas(pixels, self._size_multiple)
+        if isinstance(self._in_parts, StripRestorer) and self._is_large(canvas.size):
+            self._in_parts(self.params, canvas, progress)
+        elif isinstance(self._in_parts, TileRestorer) and self._is_large(canvas.size):
+            self._in_parts(self._restore_part, canvas, progress)
+        else:
+            whole = slice(0, canvas.size[0]), slice(0, canvas.size[1])
+            canvas.write(*whole, self._restore_part(canvas.read(*whole)))
+            progress(1.0)
+        return canvas.finish()
 
     def _restore_part(self, image: np.ndarray) -> np.ndarray:
         """Restores (h, w, 3), an image or a tile, sides multiples of ``size_multiple``."""
@@ -300,25 +302,3 @@ class Restorer:
     def _aligned(self, size: Size) -> Size:
         multiple = self._size_multiple
         return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
-
-
-def _as_float(image: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Float32 values in [0, 1], and the largest integer of the dtype, None for floats."""
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
-        raise ValueError(f"expected (h, w) or (h, w, 1 to 4 channels), got shape {image.shape}")
-    if 0 in image.shape:
-        raise ValueError(f"the image is empty: shape {image.shape}")
-    if image.dtype in (np.uint8, np.uint16):
-        limit = int(np.iinfo(image.dtype).max)
-        return image.astype(np.float32) / limit, limit
-    if np.issubdtype(image.dtype, np.floating):
-        if not np.isfinite(image).all():
-            raise ValueError("the image holds numbers that are not finite")
-        least, most = FLOAT_RANGE
-        if not (least <= image.min() and image.max() <= most):
-            raise ValueError(
-                f"the image holds floats from {image.min():.6g} to {image.max():.6g}: expected 0 "
-                "to 1; integers of 8 or 16 bits are taken as they are"
-            )
-        return image.astype(np.float32), None
-    raise ValueError(f"expected uint8, uint16 or floats, got {image.dtype}")

@@ -19,6 +19,8 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError
 from deblur_jax.errors import UserError
+from deblur_jax.inference.canvas import Canvas
+from deblur_jax.inference.sizes import Size
 from deblur_jax.inference.tiles import Span, spans
 from deblur_jax.models.svrnn import NUM_STAGES, SVRNN, make_gates
 from deblur_jax.runtime.compilation import Compiled, compiler_options
@@ -70,45 +72,57 @@ class StripRestorer:
         self._down = compiled(_sweep_down, static_argnames="stage")
         self._reconstruct = compiled(_reconstruct)
 
-    def __call__(self, params: nnx.State, image: np.ndarray) -> np.ndarray:
-        """Restores (h, w, 3) float32 in [0, 1], sides multiples of 8; not clipped.
+    def __call__(
+        self, params: nnx.State, canvas: Canvas, progress: Callable[[float], None]
+    ) -> None:
+        """Restores an image.
+
+        Args:
+            params: of the network.
+            canvas: the image, its sides multiples of 8.
+            progress: is told, after each pass over a strip, which share of the work that was.
 
         Raises:
             StripError: if the temporary files don't fit.
         """
-        height, width = image.shape[:2]
+        height, width = canvas.size
         window = min(height, self._rows or max(_PIXELS // width, 4 * _REACH) // 8 * 8)
-        self._check_room(params, image.shape, window)
+        self._check_room(params, (height, width), window)
+        outer, inner = (spans(height, window, reach) for reach in (_REACH, _RECONSTRUCTOR_REACH))
+        strips = _halved(outer)
+        whole = slice(0, width)
+        share = 1 / (len(outer) * (1 + NUM_STAGES) + len(inner))
         with contextlib.ExitStack() as files:
             guidance, inputs, upward, *merged = (
                 files.enter_context(_Rows(height // 2, width // 2)) for _ in range(5)
             )
-            for span in spans(height, window, _REACH):
-                seen = self._extract(params, self._put(image[span.start : span.start + window]))
+            for span in outer:
+                seen = self._extract(params, self._put(canvas.read(span.window(window), whole)))
                 for rows, values in zip((guidance, inputs), seen, strict=True):
                     rows.write(span.first // 2, _kept(values, span, 2))
+                progress(share)
             scanned = inputs
             for stage in range(NUM_STAGES):
-                strips = _halved(spans(height, window, _REACH))
                 self._sweep_up(params, stage, strips, scanned, guidance, upward)
+                progress(share * len(strips) / 2)
                 target = merged[stage % 2]
                 self._sweep_down(params, stage, strips, scanned, guidance, upward, target)
+                progress(share * len(strips) / 2)
                 scanned = target
-            restored = np.empty(image.shape, np.float32)
-            for span in spans(height, window, _RECONSTRUCTOR_REACH):
+            for span in inner:
                 end = span.start + window
                 values = self._reconstruct(
                     params,
-                    self._put(image[span.start : end]),
+                    self._put(canvas.read(span.window(window), whole)),
                     *(self._put(r.read(span.start // 2, end // 2)) for r in (inputs, scanned)),
                 )
-                restored[span.first : span.end] = _kept(values, span, 1)
-        return restored
+                canvas.write(slice(span.first, span.end), whole, _kept(values, span, 1))
+                progress(share)
 
-    def _check_room(self, params: nnx.State, shape: tuple[int, ...], window: Any) -> None:
+    def _check_room(self, params: nnx.State, size: Size, window: Any) -> None:
         """Checks for room on the disk before the work, which may take an hour, and not after it."""
-        height, width, colours = shape
-        window = jax.ShapeDtypeStruct((1, window, width, colours), jnp.float32)
+        height, width = size
+        window = jax.ShapeDtypeStruct((1, window, width, 3), jnp.float32)
         guidance, inputs = (
             maps.shape[-1] for maps in jax.eval_shape(self._extract, params, window)
         )

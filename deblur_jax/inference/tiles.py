@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deblur_jax.config import ConfigError
+from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.sizes import Size
 
 _TILE, _OVERLAP = 1024, 64
@@ -122,22 +123,23 @@ class TileRestorer:
             )
 
     def __call__(
-        self, restore: Callable[[np.ndarray], np.ndarray], image: np.ndarray
-    ) -> np.ndarray:
+        self,
+        restore: Callable[[np.ndarray], np.ndarray],
+        canvas: Canvas,
+        progress: Callable[[float], None],
+    ) -> None:
         """Restores an image.
 
         Args:
-            restore: of one tile, ``blurred -> restored``, (h, w, 3) each.
-            image: (h, w, 3) float32 in [0, 1], sides of the multiple.
-
-        Returns:
-            The restored image, not clipped.
+            restore: of one tile, ``blurred -> restored``, (h, w, 3) float32 each.
+            canvas: the image, its sides multiples of ``multiple``.
+            progress: is told, after each tile, which share of the work that was.
         """
-        height, width = image.shape[:2]
-        restored = np.empty(image.shape, np.float32)
-        for tile in tiles((height, width), self.window((height, width)), self._overlap):
-            restored[tile.target] = restore(image[tile.window])[tile.kept]
-        return restored
+        parts = list(tiles(canvas.size, self.window(canvas.size), self._overlap))
+        for tile in parts:
+            restored = restore(canvas.read(*tile.window))
+            canvas.write(*tile.target, restored[tile.kept])
+            progress(1 / len(parts))
 
     def window(self, size: Size) -> Size:
         """Height and width of the tiles of an image."""

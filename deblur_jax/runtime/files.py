@@ -2,8 +2,13 @@
 
 import contextlib
 import os
+import re
+import shutil
+import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from etils import epath
@@ -13,6 +18,11 @@ from deblur_jax.runtime import signals
 from deblur_jax.runtime.names import ESCAPED, shown
 
 PathLike = str | os.PathLike
+
+_HIDDEN = ".{}-{}-{}.partial"
+"""The name of a file that is being written: host, process, and a number of its own."""
+_LEFTOVER = re.compile(r"\.(?P<host>[\w.]+)-(?P<process>\d+)-[0-9a-f]{32}\.partial")
+_tidied: set[str] = set()
 
 
 class FolderError(UserError, OSError):
@@ -88,19 +98,54 @@ def whole_file(path: PathLike) -> Iterator[IO[bytes]]:
         path: the name it shall have; a file of that name is replaced.
 
     Yields:
-        The file, open for writing.
+        The file, open for writing and reading.
     """
     target = epath.Path(path)
-    hidden = target.parent / f".{uuid.uuid4().hex}.partial"
+    if "://" in os.fspath(path):  # an object of a bucket is there when it is closed, or not at all
+        with tempfile.TemporaryFile() as local:
+            yield local
+            local.seek(0)
+            with target.open("wb") as file:
+                shutil.copyfileobj(local, file)
+        return
+    _remove_leftovers(os.path.realpath(target.parent))
+    hidden = Path(target.parent) / _HIDDEN.format(_host(), os.getpid(), uuid.uuid4().hex)
     with signals.removed_if_stopped(hidden):
         try:
-            with hidden.open("wb") as file:
+            with hidden.open("w+b") as file:
                 yield file
             hidden.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):
                 hidden.unlink(missing_ok=True)
             raise
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Removes the hidden files of processes of this host that were killed; once per folder."""
+    if folder in _tidied:
+        return
+    _tidied.add(folder)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            found = _LEFTOVER.fullmatch(name)
+            if found and found["host"] == _host() and not _is_running(int(found["process"])):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is another user's
+    return True
 
 
 def write_whole(path: PathLike, content: str | bytes) -> None:

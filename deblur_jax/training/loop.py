@@ -24,7 +24,8 @@ from deblur_jax.data.sources import check_sizes, fingerprint
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
 from deblur_jax.images.files import as_float
-from deblur_jax.inference.restorer import RestorationError, Restorer
+from deblur_jax.inference.canvas import RestorationError
+from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import (
     NetworkConfig,
     SVRNNConfig,

@@ -1,12 +1,14 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_jax.commands import restore
+from deblur_jax.commands.targets import TargetError, plan_targets
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import initialize
 from deblur_jax.weights.folder import save_weights
-from tests.commands import run_command
+from tests.commands import run_command, run_script
 
 
 @pytest.fixture
@@ -79,7 +81,40 @@ def test_nothing_to_restore_is_an_error(tmp_path, tiny_weights):
 
 
 def plan(inputs, out):
-    return {str(s): str(t) for s, t in restore.plan_targets([str(i) for i in inputs], out)}
+    return {str(s): str(t) for s, t in plan_targets([str(i) for i in inputs], out).jobs}
+
+
+def test_names_that_differ_in_capitals_only_keep_apart(tmp_path):
+    for name in ("a.jpg", "A.JPG", "a_jpg.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    targets = plan([tmp_path], tmp_path / "out")
+    names = [os.path.basename(target) for target in targets.values()]
+    assert len({name.casefold() for name in names}) == 3
+    assert targets[str(tmp_path / "a_jpg.png")] == str(tmp_path / "out/a_jpg.png")
+
+
+def test_long_names_get_shorter_ones(tmp_path):
+    name = 251 * "n" + ".jpg"
+    Image.new("RGB", (4, 4)).save(tmp_path / name, "jpeg")
+    (target,) = plan([tmp_path], tmp_path / "out").values()
+    assert len(os.path.basename(target)) <= 255
+    long = 250 * "n"
+    assert long[:200] in target
+
+
+@pytest.mark.parametrize(
+    ("form", "suffixes"),
+    [
+        (None, [".png", ".png", ".tif", ".png"]),
+        ("jpeg", [".jpg", ".jpg", ".jpg", ".jpg"]),
+        ("same", [".jpeg", ".png", ".tif", ".webp"]),
+    ],
+)
+def test_the_format_names_the_files(form, suffixes, tmp_path):
+    for name in ("a.jpeg", "b.gif", "c.tif", "d.webp"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    jobs = plan_targets([str(tmp_path)], tmp_path / "out", form=form).jobs
+    assert [job.target.suffix for job in jobs] == suffixes
 
 
 def test_same_stem_different_suffix_keep_apart(tmp_path):
@@ -97,13 +132,63 @@ def test_one_name_from_two_folders_is_an_error(tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / folder / "a.png")
-    with pytest.raises(restore.RestoreError, match="would both become"):
+    with pytest.raises(TargetError, match="would both become"):
         plan([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
 
 
 def test_a_image_named_twice_is_restored_once(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert len(plan([tmp_path, tmp_path / "a.png"], tmp_path / "out")) == 1
+
+
+def test_the_output_may_lie_in_the_input_and_a_stop_costs_nothing(photos, tiny_weights):
+    out = photos / "restored"
+    for count, more in ((4, ""), (0, "; 4 were there already")):
+        words = ["restore", photos, "--weights", tiny_weights, "--out", out, "--skip_existing"]
+        result = run_command(*words)
+        assert result.returncode == 0, result.stderr
+        assert f"{count} of {count} images restored" in result.stdout
+        assert result.stdout.endswith(f"{more}\n")
+    (out / "grey.png").unlink()
+    assert "1 of 1 images" in run_command(*words).stdout
+
+
+def test_formats_with_loss_say_what_they_lose(photos, tiny_weights, tmp_path):
+    out = tmp_path / "out"
+    options = ("--weights", tiny_weights, "--out", out, "--format", "jpeg", "--quality", "80")
+    result = run_command("restore", photos, *options)
+    assert result.returncode == 0, result.stderr
+    assert "deep.png has more than 8 bits: jpg keeps 8" in result.stderr
+    assert "alpha.png has alpha: jpg does not keep it" in result.stderr
+    restored = Restorer.load(tiny_weights)(pixels(photos / "grey.png")).astype(float)
+    assert np.abs(pixels(out / "grey.jpg") - restored).mean() < 12
+
+
+def test_an_image_that_is_too_large_names_the_flag(tiny_weights, tmp_path):
+    Image.new("1", (2000, 1001)).save(tmp_path / "large.png")
+    Image.new("L", (20, 16)).save(tmp_path / "small.png")
+    out = ("--weights", tiny_weights, "--out", tmp_path / "out", "--max_megapixels", "2")
+    result = run_command("restore", tmp_path / "large.png", tmp_path / "small.png", *out)
+    assert result.returncode == 1
+    assert (
+        "large.png: can't be read: it has 2 megapixels, more than 2: if that is right, give "
+        "--max_megapixels 3" in result.stderr
+    )
+    assert (tmp_path / "out/small.png").exists()
+
+
+def test_all_devices_share_a_folder(photos, tiny_weights, tmp_path, monkeypatch):
+    one, three = tmp_path / "one", tmp_path / "three"
+    assert run(tiny_weights, one, photos).returncode == 0
+    code = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 3); "
+        "from deblur_jax.cli import main; main()"
+    )
+    words = ["restore", photos, "--weights", tiny_weights, "--out", three]
+    result = run_script("-c", code, *words)
+    assert result.returncode == 0, result.stderr
+    for file in one.rglob("*.png"):
+        np.testing.assert_array_equal(pixels(three / file.relative_to(one)), pixels(file))
 
 
 def test_weights_and_out_have_defaults(photos, tmp_path):

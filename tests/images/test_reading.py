@@ -1,6 +1,7 @@
 """Every kind of file, against the values that were stored, made by other libraries or by hand."""
 
 import io
+import sys
 
 import imagecodecs
 import numpy as np
@@ -9,8 +10,10 @@ import tifffile
 from PIL import Image, ImageCms
 
 from deblur_jax.data.folder import FolderPairs, PairError
-from deblur_jax.images.files import ImageError, StoredImage, as_8_bits, write_image
+from deblur_jax.images.files import ImageError, StoredImage, as_8_bits
+from deblur_jax.images.metadata import Metadata
 from deblur_jax.images.reading import decoded_rgb, read_header, read_image, read_png, read_rgb
+from deblur_jax.images.writing import write_image
 
 SIZE = (20, 24)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -30,6 +33,10 @@ def expected(values):
     if np.issubdtype(values.dtype, np.floating):
         return values.astype(np.float32)
     return (values / np.iinfo(values.dtype).max).astype(np.float32)
+
+
+def values_of(image):
+    return expected(image.pixels)
 
 
 TIFFS = {
@@ -54,8 +61,8 @@ def test_colour_tiffs(kind, dtype, tmp_path):
         options.pop("predictor", None)
     tifffile.imwrite(file, stored, photometric="rgb", **options)
     image = read_image(file)
-    np.testing.assert_allclose(image.colour, expected(values), atol=1e-7)
-    assert image.bits == 8 * np.dtype(dtype).itemsize
+    np.testing.assert_allclose(values_of(image), expected(values), atol=1e-7)
+    assert image.pixels.dtype == dtype
     assert read_header(file).size == SIZE
 
 
@@ -64,9 +71,9 @@ def test_grey_tiffs(dtype, tmp_path):
     file, values = tmp_path / "image.tif", ramp(1, dtype)
     tifffile.imwrite(file, values)
     image = read_image(file)
-    np.testing.assert_allclose(image.colour, expected(values), atol=1e-5)
+    np.testing.assert_allclose(values_of(image), expected(values), atol=1e-5)
     tifffile.imwrite(file, values, photometric="miniswhite")
-    np.testing.assert_allclose(read_image(file).colour, 1 - expected(values), atol=1e-5)
+    np.testing.assert_allclose(values_of(read_image(file)), 1 - expected(values), atol=1e-5)
 
 
 def test_twelve_bits_fill_the_range(tmp_path):
@@ -74,7 +81,7 @@ def test_twelve_bits_fill_the_range(tmp_path):
     values = (ramp(1) >> 4).astype(np.uint16)
     header = f"P5\n{SIZE[1]} {SIZE[0]}\n4095\n"
     file.write_bytes(header.encode() + values.astype(">u2").tobytes())
-    np.testing.assert_allclose(read_image(file).colour, values / 4095, atol=1e-5)
+    np.testing.assert_allclose(values_of(read_image(file)), values / 4095, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -86,9 +93,7 @@ def test_alpha_of_16_bits(channels, tmp_path):
     png.write_bytes(imagecodecs.png_encode(values))
     for file in (tif, png):
         image = read_image(file)
-        np.testing.assert_allclose(image.alpha, expected(values)[..., -1], atol=1e-7)
-        colour = values[..., 0] if channels == 2 else values[..., :3]
-        np.testing.assert_allclose(image.colour, expected(colour), atol=1e-7)
+        np.testing.assert_array_equal(image.pixels, values)
 
 
 @pytest.mark.parametrize("kind", ["ppm", "pgm", "pfm", "colour pfm"])
@@ -103,7 +108,7 @@ def test_netpbm(kind, tmp_path):
         values = ramp(3 if kind == "ppm" else 1)
         header = f"{'P6' if kind == 'ppm' else 'P5'}\n{width} {height}\n65535\n"
         file.write_bytes(header.encode() + values.astype(">u2").tobytes())
-    np.testing.assert_allclose(read_image(file).colour, expected(values), atol=1e-6)
+    np.testing.assert_allclose(values_of(read_image(file)), expected(values), atol=1e-6)
     assert read_header(file).size == SIZE
 
 
@@ -113,7 +118,7 @@ def test_eight_bits(suffix, tmp_path):
     form = {"jfif": "jpeg", "jpg": "jpeg"}.get(suffix, suffix)
     Image.fromarray(values).save(file, form, quality=95)
     tolerance = 0.12 if suffix == "gif" else 0.04
-    np.testing.assert_allclose(read_image(file).colour, expected(values), atol=tolerance)
+    np.testing.assert_allclose(values_of(read_image(file)), expected(values), atol=tolerance)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -125,9 +130,38 @@ def test_a_single_transparent_colour_becomes_alpha(depth, tmp_path):
         alpha = np.where((values == values[3, 4]).all(-1), 0, 65535)
         rgba = np.dstack([values.astype(np.uint16) * 257, alpha]).astype(np.uint16)
         file.write_bytes(imagecodecs.png_encode(rgba))
-    alpha = read_image(file).alpha
+    alpha = values_of(read_image(file))[..., 3]
     assert alpha[3, 4] == 0
     assert np.mean(alpha) > 0.9
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+def test_heic(depth, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file, values = tmp_path / "image.heic", ramp(dtype=np.uint8 if depth == 8 else np.uint16)
+    mode = "RGB" if depth == 8 else "RGB;16"
+    size = SIZE[::-1]
+    pillow_heif.encode(mode, size, values.tobytes(), file, quality=95, bit_depth=depth)
+    image = read_image(file)
+    assert image.pixels.dtype == values.dtype
+    np.testing.assert_allclose(values_of(image), expected(values), atol=0.05)
+    assert read_header(file).size == SIZE
+
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ImageError, match=r"pip install 'deblur_jax\[heic\]'"):
+        read_image(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize("depth", [10, 12])
+def test_avif_of_more_than_8_bits(depth, tmp_path):
+    file, values = tmp_path / "image.avif", ramp() >> (16 - depth)
+    file.write_bytes(imagecodecs.avif_encode(values, level=100, bitspersample=depth))
+    image = read_image(file)
+    assert image.pixels.dtype == np.uint16
+    np.testing.assert_allclose(values_of(image), values / (2**depth - 1), atol=1e-4)
 
 
 def test_cmyk_and_lab_become_srgb_and_say_so(tmp_path):
@@ -143,8 +177,8 @@ def test_cmyk_and_lab_become_srgb_and_say_so(tmp_path):
     to_lab.save(lab)
     for file, notes in ((cmyk, 1), (lab, 0)):
         image = read_image(file)
-        np.testing.assert_allclose(image.colour, expected(values), atol=0.06)
-        assert image.icc_profile[16:20] == b"RGB "
+        np.testing.assert_allclose(values_of(image), expected(values), atol=0.06)
+        assert image.metadata.icc_profile[16:20] == b"RGB "
         assert len(image.notes) == notes
 
 
@@ -165,19 +199,19 @@ def test_floats_that_are_no_colours_are_refused(tmp_path):
 
 def test_a_16_bit_png_keeps_its_profile(tmp_path):
     file = tmp_path / "image.png"
-    write_image(file, StoredImage(expected(ramp()), bits=16, icc_profile=SRGB))
-    assert read_image(file).icc_profile == SRGB
+    write_image(file, StoredImage(ramp(), Metadata(icc_profile=SRGB)))
+    assert read_image(file).metadata.icc_profile == SRGB
     np.testing.assert_array_equal(imagecodecs.png_decode(file.read_bytes()), ramp())
     with Image.open(file) as image:
         assert image.info["icc_profile"] == SRGB
 
 
 def test_floats_are_written_as_floats_or_16_bits(tmp_path):
-    image = StoredImage(ramp(3, np.float32), bits=32)
+    image = StoredImage(ramp(3, np.float32))
     for name, dtype in (("image.tif", np.float32), ("image.png", np.uint16)):
         write_image(tmp_path / name, image)
-        np.testing.assert_allclose(read_image(tmp_path / name).colour, image.colour, atol=1e-5)
-        assert read_image(tmp_path / name).bits == 8 * np.dtype(dtype).itemsize
+        np.testing.assert_allclose(values_of(read_image(tmp_path / name)), image.pixels, atol=1e-5)
+        assert read_image(tmp_path / name).pixels.dtype == dtype
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -9,9 +9,28 @@ import pytest
 
 from deblur_jax import Restorer
 from deblur_jax.config import ConfigError
+from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.restorer import make_restore_fn
 from deblur_jax.inference.strips import StripError, StripRestorer
 from deblur_jax.models import initialize, model_config
+
+
+class Unclipped(Canvas):
+    """Keeps what is written as it is, beside the image."""
+
+    def __init__(self, image):
+        super().__init__(image, 8)
+        self.restored = np.empty_like(image)
+
+    def write(self, rows, columns, restored):
+        self.restored[rows, columns] = restored
+
+
+def collected(strips, params, image):
+    canvas, shares = Unclipped(image), []
+    strips(params, canvas, shares.append)
+    assert sum(shares) == pytest.approx(1.0)
+    return canvas.restored
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +49,7 @@ def test_strips_change_nothing(network, size, rows):
     _, graphdef, params = network
     image = np.random.default_rng(0).random((*size, 3), np.float32)
     whole = jax.jit(make_restore_fn(graphdef))(params, image[None])[0]
-    strips = StripRestorer(graphdef, jax.devices()[0], rows)(params, image)
+    strips = collected(StripRestorer(graphdef, jax.devices()[0], rows), params, image)
     np.testing.assert_allclose(strips, whole, atol=1e-5 * np.abs(whole).max())
 
 
@@ -41,8 +60,8 @@ def test_a_change_above_is_felt_beyond_what_windows_overlap(network):
     image = np.random.default_rng(0).random((480, 24, 3), np.float32)
     changed = image.copy()
     changed[:80] = 0.9
-    restored = restore(params, image)
-    felt = np.abs(restore(params, changed) - restored)[200:].max()
+    restored = collected(restore, params, image)
+    felt = np.abs(collected(restore, params, changed) - restored)[200:].max()
     assert felt > 5 * 1e-5 * np.abs(restored).max()
 
 
@@ -81,7 +100,7 @@ def test_a_full_disk_gets_one_line(network, monkeypatch):
 
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
     with pytest.raises(StripError, match="can't hold an image's strips"):
-        StripRestorer(graphdef, jax.devices()[0])(params, image)
+        collected(StripRestorer(graphdef, jax.devices()[0]), params, image)
 
 
 def test_too_little_room_is_said_beforehand(network, monkeypatch):
@@ -92,4 +111,4 @@ def test_too_little_room_is_said_beforehand(network, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
     with pytest.raises(StripError, match="need 15: make room, or name another folder in TMPDIR"):
-        StripRestorer(graphdef, jax.devices()[0])(params, image)
+        collected(StripRestorer(graphdef, jax.devices()[0]), params, image)

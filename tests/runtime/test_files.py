@@ -1,5 +1,6 @@
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -26,6 +27,21 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         write_half(target)
     assert target.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    host, number = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()), 32 * "0"
+    kept = [
+        f".{host}-{os.getpid()}-{number}.partial",
+        f".another-{killed.pid}-{number}.partial",
+        ".notes.partial",
+    ]
+    for name in [*kept, f".{host}-{killed.pid}-{number}.partial"]:
+        (tmp_path / name).write_bytes(b"half")
+    write_whole(tmp_path / "a.txt", "text")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a.txt"])
 
 
 def write_half(path):

@@ -1,0 +1,81 @@
+"""The images in a folder, and what else lies there."""
+
+import os
+from collections.abc import Collection
+from typing import NamedTuple
+
+from etils import epath
+
+from deblur_jax.images.files import SUFFIXES
+from deblur_jax.runtime.files import PathLike
+
+_NAMED = 5
+
+
+class Found(NamedTuple):
+    """What a folder and its sub-folders hold.
+
+    Attributes:
+        images: sorted by their paths.
+        passed_over: why, by path, of all else but hidden files.
+    """
+
+    images: list[epath.Path]
+    passed_over: dict[str, str]
+
+    def line(self) -> str | None:
+        """One line on what was passed over, or None."""
+        if not self.passed_over:
+            return None
+        named = [f"{path} ({why})" for path, why in list(self.passed_over.items())[:_NAMED]]
+        more = len(self.passed_over) - len(named)
+        return f"passed over: {', '.join(named)}" + (f" and {more} more" if more else "")
+
+
+def look_below(
+    folder: PathLike, *, recursive: bool = True, leave_out: Collection[str] = ()
+) -> Found:
+    """Looks for images by their suffixes. Each folder is read once, by whatever link.
+
+    Args:
+        folder: local or remote.
+        recursive: look into sub-folders too; what is hidden is always left out.
+        leave_out: sub-folders, as of ``os.path.realpath``.
+    """
+    found = Found([], {})
+    _look(epath.Path(folder), found, {_identity(folder)}, recursive, leave_out)
+    return found
+
+
+def images_below(folder: PathLike) -> list[epath.Path]:
+    """All images in a folder and its sub-folders, sorted; hidden ones are left out."""
+    return look_below(folder).images
+
+
+def _look(
+    folder: epath.Path, found: Found, seen: set[str], recursive: bool, leave_out: Collection[str]
+) -> None:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            if entry.suffix.lower() in SUFFIXES:
+                found.images.append(entry)
+            else:
+                found.passed_over[str(entry)] = "no image"
+            continue
+        identity = _identity(entry)
+        if identity in leave_out:
+            continue
+        if identity in seen:
+            found.passed_over[str(entry)] = "a link to a folder that was read"
+        elif not recursive:
+            found.passed_over[str(entry)] = "a folder"
+        else:
+            seen.add(identity)
+            _look(entry, found, seen, recursive, leave_out)
+
+
+def _identity(folder: PathLike) -> str:
+    name = os.fspath(folder)
+    return name if "://" in name else os.path.realpath(name)
