@@ -9,8 +9,10 @@ from typing import Any
 from etils import epath
 
 import deblur_jax
+from deblur_jax.commands.flags import add_loose_names
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_pairs
+from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.sources import available_splits, is_embedded
 from deblur_jax.data.synthetic import SPLITS
 from deblur_jax.errors import UserError
@@ -66,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--replace", action="store_true", help="delete the results of another evaluation in --out"
     )
+    add_loose_names(parser)
+    parser.add_argument(
+        "--allow_incomplete",
+        action="store_true",
+        help="measure a benchmark of which pairs are missing, and say so in every table",
+    )
     parser.add_argument("--split", choices=SPLITS, help="of data that has splits (default: test)")
     parser.add_argument(
         "--length", type=int, default=16, help="images of the embedded data set (default: 16)"
@@ -107,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
             "another folder"
         )
     pairs = _pairs(data, args)
+    incomplete = _incomplete(len(pairs), data, args)
     restorer = Restorer.load(
         args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble
     )
@@ -125,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
         "precision": args.precision,
         "ensemble": args.ensemble,
         "ema": args.ema or None,
+        "incomplete": incomplete,
         "flags": {name: value for name, value in vars(args).items() if name != "run"},
     }
     out = _default_out(args.weights, described, mode) if args.out is None else args.out
@@ -148,10 +158,31 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+def _incomplete(count: int, data: str, args: argparse.Namespace) -> str | None:
+    """In words, that there are fewer pairs than the benchmark has."""
+    benchmark = BENCHMARKS.get(args.protocol)
+    expected = 0 if benchmark is None else benchmark.counts.get(args.split or "test", 0)
+    if count >= expected:
+        return None
+    words = f"{count:,} of the {expected:,} pairs of {PROTOCOLS[args.protocol].title}"
+    if not args.allow_incomplete:
+        raise ConfigError(
+            f"{data}: incomplete, {words}: the mean is not the one that papers report; "
+            "--allow_incomplete measures it all the same"
+        )
+    return words
+
+
 def _pairs(data: str, args: argparse.Namespace) -> PairSource:
     if args.split is not None and not is_embedded(data) and not available_splits(data):
         raise ConfigError(f"--split {args.split}: {data} has no splits; leave --split out")
-    pairs = open_pairs(data, args.split or "test", length=args.length, size=args.size)
+    pairs = open_pairs(
+        data,
+        args.split or "test",
+        length=args.length,
+        size=args.size,
+        loose_names=args.loose_names,
+    )
     if len(pairs) == 0:
         raise ConfigError(f"{data}: holds no pairs")
     return pairs

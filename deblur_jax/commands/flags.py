@@ -1,5 +1,6 @@
-"""What a command line says before it is parsed."""
+"""What a command line says before it is parsed, and flags of several commands."""
 
+import argparse
 import itertools
 from collections.abc import Sequence
 
@@ -13,3 +14,13 @@ def flag_values(words: Sequence[str], flag: str) -> list[str]:
     """
     values = [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
     return values + [value for word, value in itertools.pairwise(words) if word == flag]
+
+
+def add_loose_names(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--loose_names``."""
+    parser.add_argument(
+        "--loose_names",
+        action="store_true",
+        help="match names that differ in zero padding, or in a beginning or ending that all share, "
+        "as img_0007_restored and 7",
+    )

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,15 +13,17 @@ from etils import epath
 
 from deblur_jax.commands import synthesize
 from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
-from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Splits
-from deblur_jax.data.folder import BLURRED, PairError, find_pairs
+from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Found, Splits
+from deblur_jax.data.folder import find_pairs
+from deblur_jax.data.layouts import PairError, find_sides, split_folders
 from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
 from deblur_jax.data.prepared import NAME, EncodedPair, is_prepared, write_prepared
-from deblur_jax.data.sources import UNDIVIDED, available_splits
+from deblur_jax.data.sources import UNDIVIDED
 from deblur_jax.runtime.files import check_output_folder, check_utf_8, make_folder
 
 _TRAINING = ("train", UNDIVIDED)
 _UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
+_NAMED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -30,18 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         return
     parser.add_argument(
         "source",
-        help=f"a benchmark ({', '.join(BENCHMARKS)}), or a folder with blur/ and sharp/, or with "
-        "train/, validation/, test/ that have them; or `synthesize SOURCES OUT`, which makes pairs "
-        "of photographs and footage and has a --help of its own",
+        help=f"a benchmark ({', '.join(BENCHMARKS)}), or a folder with blur/ and sharp/, or input/ "
+        "and target/, or with train/, validation/, test/ that have them; or `synthesize SOURCES "
+        "OUT`, which makes pairs of photographs and footage and has a --help of its own",
     )
     parser.add_argument("out", nargs="?", help="the folder to make (benchmarks: data/NAME)")
     parser.add_argument(
         "--manual_dir", help="of a benchmark: its archive, unpacked folder, or the folder of them"
     )
+    parser.add_argument("--password", help="of an encrypted zip")
     parser.add_argument(
         "--blurred",
-        default=BLURRED,
-        help='name of the folders with blurred images; GoPro has "blur_gamma" too',
+        help='name of the folders with blurred images, if it is not "blur", "input" or another '
+        'that is known; GoPro has "blur_gamma" too',
     )
     parser.add_argument(
         "--patch_size", type=int, help="store patches of the training pairs, of so many pixels"
@@ -74,18 +78,24 @@ def run(args: argparse.Namespace) -> None:
     _clear_what_was_stopped(out)
     with contextlib.ExitStack() as stack:
         if benchmark is None:
-            splits = _splits_of_folder(args.source, args.blurred)
+            found = _find_in_folder(args.source, args.blurred)
         else:
-            splits = _splits_of_benchmark(benchmark, args, out, stack)
+            found = _find_benchmark(benchmark, args, out, stack)
+        splits = found.splits
+        title = args.source if benchmark is None else benchmark.title
+        counts = " + ".join(f"{len(pairs):,} ({split})" for split, pairs in splits.items())
+        print(f"{title}: {found.layout} layout, {counts} pairs", file=sys.stderr)
         tfds.display_progress_bar(True)
         write_prepared(
             args.out,
-            {split: _encoded(split, found, args) for split, found in splits.items()},
+            {split: _encoded(split, pairs, args) for split, pairs in splits.items()},
             several=any(isinstance(sharp, tuple) for _, sharp in _all_pairs(splits)),
             **({"description": benchmark.title} if benchmark else {}),
         )
-    counts = ", ".join(_count(split, len(found), args) for split, found in splits.items())
+    counts = ", ".join(_count(split, len(pairs), args) for split, pairs in splits.items())
     print(f"{counts} are in {args.out}")
+    if benchmark is not None:
+        _warn_of_missing(benchmark, found)
 
 
 def _check(args: argparse.Namespace, benchmark: Benchmark | None) -> None:
@@ -111,17 +121,34 @@ def _clear_what_was_stopped(out: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def _splits_of_folder(source: str, blurred: str) -> Splits:
-    folders = {split: epath.Path(source) / split for split in available_splits(source, blurred)}
-    return {
-        split: find_pairs(folder, blurred)
-        for split, folder in (folders or {UNDIVIDED: source}).items()
-    }
+def _warn_of_missing(benchmark: Benchmark, found: Found) -> None:
+    """Says where there are fewer pairs than the benchmark has."""
+    for split, pairs in found.splits.items():
+        count = benchmark.counts.get(split, 0)
+        if len(pairs) >= count:
+            continue
+        names = found.missing.get(split, [])
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        which = f": missing {', '.join(names[:_NAMED])}{more}" if names else ""
+        print(
+            f"warning: incomplete: {len(pairs):,} of the {count:,} pairs of {benchmark.title}, "
+            f"{split}{which}; `evaluate --protocol` needs --allow_incomplete for it",
+            file=sys.stderr,
+        )
 
 
-def _splits_of_benchmark(
+def _find_in_folder(source: str, blurred: str | None) -> Found:
+    if not Path(source).is_dir():
+        raise PairError(f"{source}: no such folder, and not one of {', '.join(BENCHMARKS)}")
+    folders = split_folders(source) or {UNDIVIDED: epath.Path(source)}
+    splits = {split: find_pairs(folder, blurred) for split, folder in folders.items()}
+    sides = find_sides(next(iter(folders.values())), blurred)
+    return Found(splits, "/".join(sides or ()))
+
+
+def _find_benchmark(
     benchmark: Benchmark, args: argparse.Namespace, out: Path, stack: contextlib.ExitStack
-) -> Splits:
+) -> Found:
     """Finds the pairs in what was given or fetched, unpacked until ``stack`` is closed."""
     if args.manual_dir is not None:
         source = Path(args.manual_dir)
@@ -137,19 +164,19 @@ def _splits_of_benchmark(
             f"{args.source} has no stable address: get it from {benchmark.homepage}, and give "
             "--manual_dir ARCHIVE_OR_FOLDER"
         )
-    if source.is_dir() and (splits := benchmark.find(source, args.blurred)):
-        return splits
+    if source.is_dir() and (found := benchmark.find(source, args.blurred)):
+        return found
     archives = [source] if source.is_file() else sorted(filter(is_archive, source.iterdir()))
     unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_UNPACKED, dir=out)))
     for archive in archives:
-        unpack(archive, unpacked)
-    splits = benchmark.find(unpacked, args.blurred)
-    if not splits:
+        unpack(archive, unpacked, password=args.password)
+    found = benchmark.find(unpacked, args.blurred)
+    if found is None:
         raise PairError(
             f"{source}: holds no pairs of {args.source} in a layout that is known; it comes from "
             f"{benchmark.homepage}"
         )
-    return splits
+    return found
 
 
 def _all_pairs(splits: Splits) -> Iterator[tuple]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from deblur_jax.commands.flags import add_loose_names
+from deblur_jax.data.names import match_loosely
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
 from deblur_jax.evaluation.means import finite_mean
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument("restored", help="a folder of images that any method made")
     parser.add_argument("sharp", help="a folder with the sharp images, by the same names")
     parser.add_argument("--mode", required=True, choices=metrics.MODES)
+    add_loose_names(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         ImageError: if one is broken.
     """
     require_devices()
-    pairs = _pairs(epath.Path(args.restored), epath.Path(args.sharp))
+    pairs = _pairs(epath.Path(args.restored), epath.Path(args.sharp), loose=args.loose_names)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         scored = threads.map(lambda files: _score(files[0], files[1], args.mode), pairs.values())
         bar = progress_bar(scored, desc="scoring", unit="image", total=len(pairs))
@@ -57,8 +60,13 @@ def run(args: argparse.Namespace) -> None:
     print(to_json(summary) if args.json else _table(summary), end="")
 
 
-def _pairs(restored: epath.Path, sharp: epath.Path) -> dict[str, tuple[epath.Path, epath.Path]]:
+def _pairs(
+    restored: epath.Path, sharp: epath.Path, *, loose: bool
+) -> dict[str, tuple[epath.Path, epath.Path]]:
     ours, truths = _images(restored), _images(sharp)
+    if loose:
+        partners = match_loosely(sorted(ours), sorted(truths))
+        return {name: (ours[name], truths[partners[name]]) for name in sorted(ours)}
     for files, others, folder in ((ours, truths, sharp), (truths, ours, restored)):
         alone = sorted(set(files) - set(others))
         if alone:

@@ -15,8 +15,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from deblur_jax.data.folder import BLURRED, SHARP, PairError
+from deblur_jax.data.folder import BLURRED, SHARP
 from deblur_jax.data.footage import Clip, FootageScenes, clips_in, is_footage, survey_clip
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.mixture import PairSource
 from deblur_jax.data.motion import Motion
 from deblur_jax.data.photographs import Photograph, survey, validation_share

@@ -1,25 +1,43 @@
 """Where the pairs are in the benchmarks, as their authors publish them.
 
 Each finder takes the unpacked folder, or one that holds it, and returns the files of every split by
-name. The training and test pairs are those of the authors.
+name. The training and test pairs are those of the authors. Other arrangements that circulate are
+recognised too.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from deblur_jax.data.archives import Download
-from deblur_jax.data.folder import PairError, find_pairs
+from etils import epath
+
+from deblur_jax.data.archives import MACOS_FOLDER, Download
+from deblur_jax.data.folder import find_pairs
+from deblur_jax.data.layouts import PairError, find_sides, split_folders
 from deblur_jax.data.patches import PairFiles
 from deblur_jax.images.folders import images_below
 
 Splits = dict[str, PairFiles]
 
 _SPLITS = ("train", "test")
-_NAMED_FOLDERS = (("input", "target"), ("blur", "sharp"))
 _KOHLER_URL = "http://people.kyb.tuebingen.mpg.de/rolfk/BenchmarkECCV2012/"
+
+
+class Found(NamedTuple):
+    """What a folder holds of a benchmark.
+
+    Attributes:
+        splits: files by split and name.
+        layout: how the folders are arranged, in words.
+        missing: names of pairs that should be there, by split, where that can be known.
+    """
+
+    splits: Splits
+    layout: str
+    missing: dict[str, list[str]] = {}  # noqa: RUF012 — never changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,42 +47,53 @@ class Benchmark:
     Attributes:
         title: of the paper.
         homepage: where to get it.
-        find: the files below a folder, by split; empty if they are not there.
+        counts: how many pairs its splits have.
+        find: what is below a folder; None if it is not there.
         downloads: archives that can be fetched.
     """
 
     title: str
     homepage: str
-    find: Callable[[Path, str], Splits]
+    counts: Mapping[str, int]
+    find: Callable[[Path, str | None], Found | None]
     downloads: tuple[Download, ...] = ()
 
 
-def _find_gopro(root: Path, blurred: str) -> Splits:
-    """``{train,test}/SEQUENCE/{blur,blur_gamma,sharp}/``, or ``{train,test}/{blur,sharp}/``."""
-    for folder in _candidates(root):
-        splits: Splits = {}
-        for split in _SPLITS:
-            has_pairs = [*folder.glob(f"{split}/{blurred}"), *folder.glob(f"{split}/*/{blurred}")]
-            if has_pairs:
-                splits[split] = find_pairs(folder / split, blurred)
-        if splits:
-            return splits
-    return {}
+def _find_splits(root: Path, blurred: str | None) -> Found | None:
+    """Folders of pairs as ``layouts`` knows them, within splits or as one test split."""
+    candidates = _candidates(root)
+    for folder, by_sequence in [
+        *((c, False) for c in candidates),
+        *((c, True) for c in candidates),
+    ]:
+        folders = {
+            split: place
+            for split, place in split_folders(folder).items()
+            if find_sides(place, blurred) is not None
+        }
+        if not folders and find_sides(folder, blurred, by_sequence=by_sequence) is not None:
+            folders = {"test": epath.Path(folder)}
+        if folders:
+            sides = find_sides(next(iter(folders.values())), blurred)
+            splits = {split: find_pairs(place, blurred) for split, place in folders.items()}
+            return Found(splits, "/".join(sides or ()))
+    return None
 
 
-def _find_hide(root: Path, blurred: str) -> Splits:
+def _find_hide(root: Path, blurred: str | None) -> Found | None:
     """``train/*.png``, ``test/{test-close-ups,test-long-shot}/*.png`` and ``GT/*.png``."""
-    del blurred
     for folder in _candidates(root):
         truth = folder / "GT"
-        if truth.is_dir():
+        present = [split for split in _SPLITS if (folder / split).is_dir()]
+        if truth.is_dir() and present:
             sharp = {file.name: file for file in images_below(truth)}
-            return {
-                split: _matched(images_below(folder / split), sharp, truth)
-                for split in _SPLITS
-                if (folder / split).is_dir()
-            }
-    return _find_named_folders(root)
+            splits = {s: _matched(images_below(folder / s), sharp, truth) for s in present}
+            used = {file.name for pairs in splits.values() for _, file in pairs.values()}
+            alone = sorted(set(sharp) - used)
+            if alone and len(present) == len(_SPLITS):
+                raise PairError(f"{sharp[alone[0]]}: has no partner in train/ or test/")
+            return Found(splits, "train, test and GT")
+    return _find_splits(root, blurred)
 
 
 def _matched(blurred_files: Sequence[Path], sharp: dict, truth: Path) -> PairFiles:
@@ -78,28 +107,21 @@ def _matched(blurred_files: Sequence[Path], sharp: dict, truth: Path) -> PairFil
     return dict(sorted(pairs.items()))
 
 
-def _find_named_folders(root: Path) -> Splits:
-    """``test/{input,target}/``, as many later codes repack a benchmark."""
-    for folder in [*_candidates(root), *(c / "test" for c in _candidates(root))]:
-        for blurred, sharp in _NAMED_FOLDERS:
-            if (folder / blurred).is_dir() and (folder / sharp).is_dir():
-                truths = {file.name: file for file in images_below(folder / sharp)}
-                pairs = _matched(images_below(folder / blurred), truths, folder / sharp)
-                return {"test": pairs}
-    return {}
-
-
-def _find_realblur(root: Path, kind: str) -> Splits:
+def _find_realblur(root: Path, blurred: str | None, kind: str) -> Found | None:
     """Lists ``RealBlur_{J,R}_{train,test}_list.txt``: one sharp and one blurred file per line."""
     for folder in _candidates(root):
         lists = {split: folder / f"RealBlur_{kind}_{split}_list.txt" for split in _SPLITS}
-        if any(file.exists() for file in lists.values()):
-            return {split: _listed(file, folder) for split, file in lists.items() if file.exists()}
-    return _find_named_folders(root)
+        listed = {s: _listed(file, folder) for s, file in lists.items() if file.exists()}
+        if listed:
+            splits = {split: pairs for split, (pairs, _) in listed.items()}
+            missing = {split: names for split, (_, names) in listed.items()}
+            return Found(splits, "lists", missing)
+    return _find_splits(root, blurred)
 
 
-def _listed(file: Path, folder: Path) -> PairFiles:
-    pairs = {}
+def _listed(file: Path, folder: Path) -> tuple[PairFiles, list[str]]:
+    """The pairs of a list, and the names of those of which both sides are missing."""
+    pairs, gone = {}, []
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         words = line.split()
         if not words:
@@ -107,17 +129,21 @@ def _listed(file: Path, folder: Path) -> PairFiles:
         if len(words) < 2:
             raise PairError(f'{file}, line {number}: expected "sharp blurred", got {line!r}')
         sharp, blurred = (folder / word for word in words[:2])
-        for missing in (path for path in (sharp, blurred) if not path.exists()):
-            raise PairError(f"{file}, line {number}: {missing} is missing")
         # RealBlur-J_.../scene001/blur/blur_1.png is the first image of the sequence scene001.
         name = f"{blurred.parent.parent.name}/{blurred.stem}"
-        if name in pairs:
+        missing = [path for path in (sharp, blurred) if not path.exists()]
+        if len(missing) == 1:
+            raise PairError(f"{file}, line {number}: {missing[0]} is missing")
+        if name in pairs or name in gone:
             raise PairError(f"{file}, line {number}: {name} was listed before")
-        pairs[name] = (blurred, sharp)
-    return dict(sorted(pairs.items()))
+        if missing:
+            gone.append(name)
+        else:
+            pairs[name] = (blurred, sharp)
+    return dict(sorted(pairs.items())), sorted(gone)
 
 
-def _find_kohler(root: Path, blurred: str) -> Splits:
+def _find_kohler(root: Path, blurred: str | None) -> Found | None:
     """``Blurry1_1.png`` to ``Blurry4_12.png``; ``Image1/Kernel1/GroundTruth1_1_1.png`` and on."""
     del blurred
     files = images_below(root)
@@ -134,38 +160,48 @@ def _find_kohler(root: Path, blurred: str) -> Splits:
             if name not in frames:
                 raise PairError(f"{file}: has no GroundTruth{image}_{kernel}_*.png")
             shots[name] = (file, tuple(path for _, path in sorted(frames[name])))
-    return {"test": dict(sorted(shots.items()))} if shots else {}
+    if not shots:
+        return None
+    all_names = {f"{image}_{kernel:02}" for image in range(1, 5) for kernel in range(1, 13)}
+    missing = {"test": sorted(all_names - set(shots))}
+    return Found({"test": dict(sorted(shots.items()))}, "48 shots", missing)
 
 
 def _candidates(root: Path) -> list[Path]:
     """The folder, its sub-folders and theirs: archives often add one or two."""
-    return [root, *(path for path in sorted([*root.glob("*"), *root.glob("*/*")]) if path.is_dir())]
+    below = sorted([*root.glob("*"), *root.glob("*/*")])
+    return [root, *(path for path in below if path.is_dir() and MACOS_FOLDER not in path.parts)]
 
 
 BENCHMARKS = {
     "gopro": Benchmark(
         title="GoPro (Nah et al., CVPR 2017)",
         homepage="https://seungjunnah.github.io/Datasets/gopro (GOPRO_Large.zip)",
-        find=_find_gopro,
+        counts={"train": 2103, "test": 1111},
+        find=_find_splits,
     ),
     "hide": Benchmark(
         title="HIDE (Shen et al., ICCV 2019)",
         homepage="https://github.com/joanshen0508/HA_deblur",
+        counts={"train": 6397, "test": 2025},
         find=_find_hide,
     ),
     "realblur_j": Benchmark(
         title="RealBlur-J (Rim et al., ECCV 2020)",
         homepage="http://cg.postech.ac.kr/research/realblur",
-        find=lambda root, blurred: _find_realblur(root, "J"),
+        counts={"train": 3758, "test": 980},
+        find=functools.partial(_find_realblur, kind="J"),
     ),
     "realblur_r": Benchmark(
         title="RealBlur-R (Rim et al., ECCV 2020)",
         homepage="http://cg.postech.ac.kr/research/realblur",
-        find=lambda root, blurred: _find_realblur(root, "R"),
+        counts={"train": 3758, "test": 980},
+        find=functools.partial(_find_realblur, kind="R"),
     ),
     "kohler": Benchmark(
         title="Kohler et al., ECCV 2012",
         homepage=_KOHLER_URL,
+        counts={"test": 48},
         find=_find_kohler,
         downloads=(
             Download(_KOHLER_URL + "BlurryImages.zip", "61ffb1434d93fca6c508976a7216d723"),

@@ -1,20 +1,18 @@
-"""A folder of pairs: ``blur/`` and ``sharp/``, matched by name."""
+"""A folder of pairs: ``blur/`` and ``sharp/``, or as others call them, matched by name."""
 
 import hashlib
 
 import numpy as np
 from etils import epath
 
-from deblur_jax.errors import UserError
+from deblur_jax.data.layouts import PairError, describe_sides, find_sides
+from deblur_jax.data.names import match_loosely
 from deblur_jax.images.folders import images_below
 from deblur_jax.images.reading import read_header, read_rgb
 from deblur_jax.runtime.files import PathLike, file_size
 
 BLURRED, SHARP = "blur", "sharp"
-
-
-class PairError(UserError, ValueError):
-    """Images that do not pair up; the message names the file."""
+"""How this project calls the folders that it makes."""
 
 
 class FolderPairs:
@@ -26,15 +24,19 @@ class FolderPairs:
 
     Args:
         root: the folder.
-        blurred: name of the folders with blurred images; GoPro's other one is "blur_gamma".
+        blurred: name of the folders with blurred images, where it is to be chosen: GoPro has
+            "blur_gamma" too. ``layouts.SIDE_NAMES`` are recognised.
+        loose_names: match names as ``names.match_loosely``.
 
     Raises:
         PairError: if there are no pairs, an image has no partner, or a pair differs in size.
         ImageError: if an image's header can't be read.
     """
 
-    def __init__(self, root: PathLike, *, blurred: str = BLURRED):
-        self._files = find_pairs(root, blurred)
+    def __init__(
+        self, root: PathLike, *, blurred: str | None = None, loose_names: bool = False
+    ) -> None:
+        self._files = find_pairs(root, blurred, loose_names=loose_names)
         self.names = list(self._files)
         self.sizes = [read_header(blurred_file).size for blurred_file, _ in self._files.values()]
 
@@ -47,7 +49,9 @@ class FolderPairs:
         return {"blurred": read_rgb(blurred), "sharp": read_rgb(sharp)}
 
 
-def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.Path, epath.Path]]:
+def find_pairs(
+    root: PathLike, blurred: str | None = None, *, loose_names: bool = False
+) -> dict[str, tuple[epath.Path, epath.Path]]:
     """Files (blurred, sharp) by name, in the order of the names.
 
     Raises:
@@ -56,17 +60,23 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
     folder = epath.Path(root)
     if not folder.is_dir():
         raise PairError(f"{root}: no such folder")
-    blurred_files, sharp_files = _images_in(folder, blurred), _images_in(folder, SHARP)
+    sides = find_sides(folder, blurred)
+    if sides is None:
+        raise PairError(f"{root}: holds no pairs: looked for {describe_sides(blurred)}")
+    blurred_files, sharp_files = (_images_in(folder, side) for side in sides)
+    if loose_names:
+        partners = match_loosely(sorted(blurred_files), sorted(sharp_files))
+        sharp_files = {name: sharp_files[partner] for name, partner in partners.items()}
     for ours, theirs, partner in (
-        (blurred_files, sharp_files, SHARP),
-        (sharp_files, blurred_files, blurred),
+        (blurred_files, sharp_files, sides.sharp),
+        (sharp_files, blurred_files, sides.blurred),
     ):
         alone = sorted(set(ours) - set(theirs))
         if alone:
             more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
             raise PairError(f"{ours[alone[0]]}: has no partner in {partner}/{more}")
     if not blurred_files:
-        raise PairError(f"{root}: no images in {blurred}/ and {SHARP}/")
+        raise PairError(f"{root}: no images in {sides.blurred}/ and {sides.sharp}/")
     pairs = {name: (blurred_files[name], sharp_files[name]) for name in sorted(blurred_files)}
     for blurred_file, sharp_file in pairs.values():
         before, after = read_header(blurred_file), read_header(sharp_file)
@@ -84,18 +94,18 @@ def find_pairs(root: PathLike, blurred: str = BLURRED) -> dict[str, tuple[epath.
     return pairs
 
 
-def folder_fingerprint(root: PathLike, blurred: str = BLURRED) -> str:
+def folder_fingerprint(root: PathLike) -> str:
     """The SHA-256 of the names and sizes in bytes of all images of the pairs below a folder."""
     digest = hashlib.sha256()
     folder = epath.Path(root)
-    for kind in (blurred, SHARP):
-        for name, file in sorted(_images_in(folder, kind).items()):
+    for kind, side in zip((BLURRED, SHARP), find_sides(folder) or (), strict=False):
+        for name, file in sorted(_images_in(folder, side).items()):
             digest.update(f"{kind}\0{name}\0{file_size(file)}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
 
 def _images_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:
-    """Images in ``root/kind/**`` and ``root/*/kind``, by their path without ``kind``."""
+    """Images in ``root/kind/**``, else in ``root/*/kind``, by their path without ``kind``."""
     folders = [root / kind] if (root / kind).is_dir() else sorted(root.glob(f"*/{kind}"))
     found: dict[str, epath.Path] = {}
     for folder in folders:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 
 
 class PairSource(Protocol):

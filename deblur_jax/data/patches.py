@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from etils import epath
 
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.prepared import EncodedPair
 from deblur_jax.data.transforms import augmented_patch, random_patch
 from deblur_jax.images.files import as_8_bits

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.errors import UserError
 from deblur_jax.images.reading import decoded_rgb
 from deblur_jax.runtime.files import FileError, PathLike

@@ -7,7 +7,8 @@ import numpy as np
 from etils import epath
 
 from deblur_jax.data.config import DataConfig
-from deblur_jax.data.folder import BLURRED, FolderPairs, PairError, folder_fingerprint
+from deblur_jax.data.folder import FolderPairs, folder_fingerprint
+from deblur_jax.data.layouts import PairError, split_folders
 from deblur_jax.data.mixture import Mixture, PairSource, named_shares
 from deblur_jax.data.prepared import (
     PreparedPairs,
@@ -15,13 +16,19 @@ from deblur_jax.data.prepared import (
     prepared_fingerprint,
     prepared_splits,
 )
-from deblur_jax.data.synthetic import SPLITS, SyntheticPairs
+from deblur_jax.data.synthetic import SyntheticPairs
 
 _SYNTHETIC = "synthetic:"
 
 
 def open_pairs(
-    name: str, split: str, *, length: int = 16, size: int = 256, seed: int = 0
+    name: str,
+    split: str,
+    *,
+    length: int = 16,
+    size: int = 256,
+    seed: int = 0,
+    loose_names: bool = False,
 ) -> PairSource:
     """Opens one split of a data set.
 
@@ -29,12 +36,14 @@ def open_pairs(
         name: one of
             "synthetic:FAMILY", the embedded data set;
             a folder that ``deblur-jax prepare`` made;
-            a folder of pairs, or one with such folders called train/, validation/ and test/.
+            a folder of pairs, or one with such folders called train/, validation/ and test/, or
+            as ``layouts`` says else.
             A data set without splits is returned whole, whatever ``split`` is.
         split: "train", "validation" or "test".
         length: number of pairs of the embedded data set.
         size: height and width of the embedded data set's images, in pixels.
         seed: of the embedded data set.
+        loose_names: of a folder, match names as ``names.match_loosely``.
 
     Raises:
         PairError, ImageError: if the data set is missing, broken, or has other splits only.
@@ -47,7 +56,8 @@ def open_pairs(
         raise PairError(f"{name}: has no split {split!r}, only {', '.join(available)}")
     if is_prepared(name):
         return PreparedPairs(name, split if available else UNDIVIDED)
-    return FolderPairs(epath.Path(name) / split if available else name)
+    folder = split_folders(name)[split] if available else name
+    return FolderPairs(folder, loose_names=loose_names)
 
 
 def is_embedded(name: str) -> bool:
@@ -86,24 +96,17 @@ def _fingerprint(name: str) -> str | None:
     available = available_splits(name)
     if is_prepared(name):
         return prepared_fingerprint(name)
-    return folder_fingerprint(epath.Path(name) / "train" if available else name)
+    return folder_fingerprint(split_folders(name).get("train", name) if available else name)
 
 
-def available_splits(name: str, blurred: str = BLURRED) -> list[str]:
-    """The splits of a data set on disk; empty if it is one undivided set.
-
-    Args:
-        name: its folder.
-        blurred: name of the folders with blurred images.
-    """
+def available_splits(name: str) -> list[str]:
+    """The splits of a data set on disk, by our names; empty if it is one undivided set."""
     folder = epath.Path(name)
     if is_prepared(folder):
         return [split for split in prepared_splits(folder) if split != UNDIVIDED]
     if not folder.is_dir():
         raise PairError(f'{name}: no such folder, and not one of the "{_SYNTHETIC}" data sets')
-    if (folder / blurred).is_dir():
-        return []
-    return [split for split in SPLITS if (folder / split).is_dir()]
+    return list(split_folders(folder))
 
 
 def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, PairSource | None]:

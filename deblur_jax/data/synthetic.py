@@ -12,7 +12,7 @@ import numpy as np
 
 from deblur_jax.data import scenes
 from deblur_jax.data.exposure import Layer, averaged, inverse_affine
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.images.files import to_uint8
 
 SPLITS = ("train", "validation", "test")

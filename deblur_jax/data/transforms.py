@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 
 _RESCALED = (0.9, 1.1)
 

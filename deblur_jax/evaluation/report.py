@@ -102,7 +102,10 @@ def write_all(out: epath.Path, summary: dict[str, Any], pairs: PairSource) -> No
     write_json(out / "results.json", summary)
     write_whole(out / "results.md", markdown(summary))
     write_whole(out / "per_image.csv", per_image_csv(summary))
-    write_whole(out / "report.html", page(summary, facts(summary), pairs, out / "restored"))
+    write_whole(
+        out / "report.html",
+        page(summary, facts(summary), remarks(summary), pairs, out / "restored"),
+    )
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -124,10 +127,13 @@ def table(summary: dict[str, Any]) -> str:
 def remarks(summary: dict[str, Any]) -> list[str]:
     """What the means leave out, a line for each."""
     words = {"psnr": "restored", "psnr_blurred": "blurred", "gain": "gain"}
-    return [
-        f"infinite, so left out of the mean ({words.get(key, key)}): {count} of {summary['count']}"
-        for key, count in summary.get("infinite", {}).items()
-    ] + [f"without a result: {one['name']}: {one['reason']}" for one in summary.get("failed", [])]
+    lines = [f"INCOMPLETE: {summary['incomplete']}"] if summary.get("incomplete") else []
+    for key, count in summary.get("infinite", {}).items():
+        which = words.get(key, key)
+        lines.append(f"infinite, so left out of the mean ({which}): {count} of {summary['count']}")
+    for one in summary.get("failed", []):
+        lines.append(f"without a result: {one['name']}: {one['reason']}")
+    return lines
 
 
 def markdown(summary: dict[str, Any]) -> str:

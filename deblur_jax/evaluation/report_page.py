@@ -4,6 +4,7 @@ import base64
 import importlib.resources
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -25,7 +26,11 @@ _BLUE, _GREY = "#2563a8", "#8a8a8a"
 
 
 def page(
-    summary: dict[str, Any], facts: dict[str, str], pairs: PairSource, restored: epath.Path
+    summary: dict[str, Any],
+    facts: dict[str, str],
+    remarks: Sequence[str],
+    pairs: PairSource,
+    restored: epath.Path,
 ) -> str:
     """The page as HTML.
 
@@ -35,6 +40,7 @@ def page(
     Args:
         summary: of ``report.summarize``.
         facts: what else a reader should know of the run.
+        remarks: what the means leave out.
         pairs: the data set.
         restored: the folder of the restored images.
     """
@@ -53,6 +59,7 @@ def page(
         title=f"{summary.get('model', 'Evaluation')}: {summary['psnr']:.2f} dB",
         summary=summary,
         facts=facts,
+        remarks=remarks,
         histogram=_as_png(_histogram([row["gain"] for row in rows])),
         images=images,
     )

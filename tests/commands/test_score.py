@@ -25,6 +25,22 @@ def test_any_methods_images_are_measured(make_pairs, tmp_path):
     assert f"mean of 2, mode matlab: {printed['psnr']:.2f} dB" in run_command(*words).stdout
 
 
+def test_names_that_differ_match_when_a_flag_says_so(make_pairs):
+    root = make_pairs({"1": (16, 16), "12": (16, 16)})
+    for name in ("1", "12"):
+        (root / f"blur/{name}.png").rename(root / f"blur/img_{int(name):04}_restored.png")
+    words = ("score", root / "blur", root / "sharp", "--mode", "float", "--json")
+    refused = run_command(*words)
+    assert refused.returncode == 1
+    assert "img_0001_restored.png: has no partner" in refused.stderr
+    printed = json.loads(run_command(*words, "--loose_names").stdout)
+    assert [row["name"] for row in printed["per_image"]] == [
+        "img_0001_restored",
+        "img_0012_restored",
+    ]
+    assert FolderPairs(root, loose_names=True).names == ["img_0001_restored", "img_0012_restored"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import functools
 import http.server
 import io
@@ -14,7 +15,7 @@ from deblur_jax.commands import prepare as command
 from deblur_jax.data import archives
 from deblur_jax.data.archives import ArchiveError, Download
 from deblur_jax.data.benchmarks import BENCHMARKS
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.sources import open_pairs
 from deblur_jax.evaluation.metrics import best_score
 from deblur_jax.images.files import ImageError
@@ -39,6 +40,7 @@ GOPRO = {
     for kind in ("blur", "blur_gamma", "sharp")
     for number in (1, 2)
 }
+GT = ("lq", "gt")
 GOPRO_FLAT = {
     f"{split}/{kind}/GOPR{i}_000001.png": image(i)
     for i, split in enumerate(("train", "test"))
@@ -108,6 +110,16 @@ def write_tar(file, files):
             },
         ),
         ("gopro", GOPRO_FLAT, {"train": ["GOPR0_000001"], "test": ["GOPR1_000001"]}),
+        (
+            "gopro",
+            {
+                f"GoPro/{split}/{kind}/GOPR{i}-000001.png": image(i)
+                for i, split in enumerate(("train", "test"))
+                for kind in ("input", "target")
+            },
+            {"train": ["GOPR0-000001"], "test": ["GOPR1-000001"]},
+        ),
+        ("gopro", {f"GOPRO/{kind}/1.png": image(1) for kind in ("Blur", "Sharp")}, {"test": ["1"]}),
         ("hide", HIDE, {"train": ["3fromG"], "test": ["1fromG", "2fromG"]}),
         (
             "hide",
@@ -142,6 +154,32 @@ def test_every_layout_as_folder_and_as_archive(name, files, names, form, tmp_pat
             with pytest.raises(PairError, match="has no split"):
                 open_pairs(str(out), split)
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_layout_and_what_is_missing_are_said(tmp_path, capsys):
+    files = {f"{split}/{kind}/1.png": image(1) for split in ("train", "test") for kind in GT}
+    prepare("gopro", tmp_path / "out", "--manual_dir", write_folder(tmp_path / "in", files))
+    said = capsys.readouterr().err
+    assert "GoPro (Nah et al., CVPR 2017): lq/gt layout, 1 (train) + 1 (test) pairs" in said
+    assert "incomplete: 1 of the 2,103 pairs of GoPro" in said
+    assert "incomplete: 1 of the 1,111 pairs of GoPro" in said
+
+
+def test_pairs_of_a_list_that_are_missing_are_named(tmp_path, capsys):
+    files = dict(REALBLUR)
+    files["RealBlur_J_test_list.txt"] += b"J/scene7/gt/gt_1.png J/scene7/blur/blur_1.png"
+    prepare("realblur_j", tmp_path / "out", "--manual_dir", write_folder(tmp_path / "in", files))
+    assert "test: missing scene7/blur_1; `evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["input", "target"])
+@pytest.mark.parametrize("name", ["gopro", "hide", "realblur_j"])
+def test_half_a_pair_is_refused(name, side, tmp_path):
+    files = {f"test/{kind}/{n}.png": image(1) for kind in ("input", "target") for n in (1, 2)}
+    del files[f"test/{side}/2.png"]
+    source = write_folder(tmp_path / "in", files)
+    with pytest.raises(PairError, match=r"2\.png: has no partner in"):
+        prepare(name, tmp_path / "out", "--manual_dir", source)
 
 
 def test_gopros_blur_is_the_default_and_blur_gamma_a_choice(tmp_path):
@@ -245,7 +283,11 @@ def test_a_corrupt_image_is_named_and_the_next_try_starts_cleanly(tmp_path):
     [
         ("gopro", {"a.png": image(0)}, "holds no pairs of gopro in a layout that is known"),
         ("hide", {"GT/a.png": image(0), "test/b.png": image(0)}, "has no partner in"),
-        ("realblur_j", {"RealBlur_J_test_list.txt": b"a b\n"}, r"line 1: .*a is missing"),
+        (
+            "realblur_j",
+            {"RealBlur_J_test_list.txt": b"a.png b.png\n", "b.png": image(0)},
+            r"line 1: .*a\.png is missing",
+        ),
         ("realblur_j", {"RealBlur_J_test_list.txt": b"a\n"}, r'line 1: expected "sharp blurred"'),
         ("kohler", {"Blurry1_1.png": image(0)}, r"has no GroundTruth1_1_\*"),
         (
@@ -289,8 +331,7 @@ def address(tmp_path):
 
 
 def with_download(monkeypatch, *downloads):
-    kohler = BENCHMARKS["kohler"]
-    changed = type(kohler)(kohler.title, kohler.homepage, kohler.find, downloads)
+    changed = dataclasses.replace(BENCHMARKS["kohler"], downloads=downloads)
     monkeypatch.setitem(BENCHMARKS, "kohler", changed)
 
 

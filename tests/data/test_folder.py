@@ -3,7 +3,9 @@ import pytest
 from PIL import Image
 
 from deblur_jax.data import open_pairs
-from deblur_jax.data.folder import FolderPairs, PairError
+from deblur_jax.data.folder import FolderPairs
+from deblur_jax.data.layouts import SIDE_NAMES, PairError
+from deblur_jax.data.sources import available_splits
 from deblur_jax.images.files import ImageError
 from tests.cloud import empty_bucket
 
@@ -54,8 +56,30 @@ def test_one_name_twice_is_an_error(make_pairs):
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     with pytest.raises(PairError, match="nowhere: no such folder"):
         FolderPairs(tmp_path / "nowhere")
-    with pytest.raises(PairError, match="no images in blur/ and sharp/"):
+    with pytest.raises(
+        PairError, match="holds no pairs: looked for blur/ and sharp/, input/ and target/"
+    ):
         FolderPairs(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "dev", "Validation"])
+def test_splits_by_the_names_they_have(name, make_pairs, tmp_path):
+    make_pairs({"a": (8, 8)}, root=tmp_path / name)
+    make_pairs({"b": (8, 8)}, root=tmp_path / "Train")
+    assert available_splits(str(tmp_path)) == ["train", "validation"]
+    assert open_pairs(str(tmp_path), "validation").names == ["a"]
+    make_pairs({"c": (8, 8)}, root=tmp_path / "valid" if name != "valid" else tmp_path / "val")
+    with pytest.raises(PairError, match=r"is the split validation, as .* is: rename one"):
+        open_pairs(str(tmp_path), "validation")
+
+
+@pytest.mark.parametrize(("blurred", "sharp"), SIDE_NAMES)
+def test_sides_by_the_names_they_have(blurred, sharp, make_pairs):
+    root = make_pairs({"a/1": (8, 8)})
+    (root / "blur").rename(root / "other")
+    (root / "sharp").rename(root / sharp.upper())
+    (root / "other").rename(root / blurred)
+    assert FolderPairs(root).names == ["a/1"]
 
 
 def test_hidden_and_other_files_are_left_out(make_pairs):

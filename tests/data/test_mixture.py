@@ -6,7 +6,7 @@ import pytest
 
 from deblur_jax import DataConfig, open_pairs
 from deblur_jax.data import open_training_pairs
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.mixture import Mixture, named_shares
 from deblur_jax.data.pipeline import training_batches
 from deblur_jax.data.sources import fingerprint

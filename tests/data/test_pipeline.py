@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.pipeline import training_batches
 from deblur_jax.data.transforms import augmented_patch, random_patch
 from deblur_jax.extensions import VARIABLE, name_extensions

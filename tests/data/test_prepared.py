@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_jax.data.folder import FolderPairs, PairError, find_pairs
+from deblur_jax.data.folder import FolderPairs, find_pairs
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.patches import encoded_patches
 from deblur_jax.data.sources import open_pairs
 from tests.commands import run_command

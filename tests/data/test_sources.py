@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from deblur_jax.data.config import DataConfig
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.sources import (
     open_pairs,
     open_training_pairs,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deblur_jax.data import scenes
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.synthetic import FAMILIES, SPLITS, SyntheticPairs
 
 

@@ -87,12 +87,18 @@ def test_the_command(make_pairs, tiny_weights):
 
     # Once more, as one JSON object, in another mode: beside the first.
     options = ("--json", "--protocol", "gopro", "--ensemble", "rot4")
+    refused = run_script("evaluate.py", "--data", root, "--weights", tiny_weights, *options)
+    assert refused.returncode == 1
+    assert "incomplete, 1 of the 1,111 pairs of GoPro" in refused.stderr
+    options += ("--allow_incomplete",)
     again = run_script("evaluate.py", "--data", root, "--weights", tiny_weights, *options)
     printed = json.loads(again.stdout)
     assert printed["mode"] == "matlab"
     assert {"mode", "count", "psnr", "ssim", "per_image"} <= set(printed)
     other = tiny_weights / f"evaluation/pairs-test-matlab-rot4-{digest[:8]}"
     assert "published: Cho et al. 2021" in (other / "results.md").read_text()
+    for table in ("results.md", "report.html"):
+        assert "1 of the 1,111 pairs of GoPro" in (other / table).read_text()
     assert json.loads((out / "results.json").read_text()) == results
 
 

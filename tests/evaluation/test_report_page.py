@@ -32,7 +32,7 @@ def report_file(tmp_path):
         Image.fromarray(Pairs()[index]["sharp"]).save(file)
         rows.append(report.Row(name, 300, 400, 20.0, 0.5, 21.0 + index, 0.75))
     summary = report.summarize(rows, mode="matlab", model="mimo_unet", weights="<here>")
-    text = page(summary, report.facts(summary), Pairs(), tmp_path / "restored")
+    text = page(summary, report.facts(summary), [], Pairs(), tmp_path / "restored")
     (tmp_path / "report.html").write_text(text)
     return tmp_path / "report.html"
 

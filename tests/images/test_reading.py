@@ -9,7 +9,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from deblur_jax.data.folder import FolderPairs, PairError
+from deblur_jax.data.folder import FolderPairs
+from deblur_jax.data.layouts import PairError
 from deblur_jax.images.files import ImageError, StoredImage, as_8_bits
 from deblur_jax.images.metadata import Metadata
 from deblur_jax.images.reading import decoded_rgb, read_header, read_image, read_png, read_rgb

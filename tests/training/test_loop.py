@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deblur_jax.config import ConfigError
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.models import initialize, model_config
 from deblur_jax.training.config import Config
 from deblur_jax.training.log import LOG_FILE

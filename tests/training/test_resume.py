@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deblur_jax.config import ConfigError, settings
-from deblur_jax.data.folder import PairError
+from deblur_jax.data.layouts import PairError
 from deblur_jax.data.sources import fingerprint
 from deblur_jax.models import initialize
 from deblur_jax.training.config import Config
