@@ -1,29 +1,29 @@
 """``deblur-jax prepare SOURCE [OUT]``: pairs of image files into array_record files."""
 
 import argparse
-import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import tensorflow_datasets as tfds
 from etils import epath
 
+import deblur_jax
 from deblur_jax.commands import synthesize
 from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
 from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Found, Splits
 from deblur_jax.data.folder import find_pairs
 from deblur_jax.data.layouts import PairError, find_sides, split_folders
-from deblur_jax.data.patches import PairFiles, encoded_pairs, encoded_patches
-from deblur_jax.data.prepared import NAME, EncodedPair, is_prepared, write_prepared
+from deblur_jax.data.patches import PairFiles, Patches, WholePairs
+from deblur_jax.data.prepared import NAME, is_prepared
+from deblur_jax.data.preparing import PairMaker, Preparation
 from deblur_jax.data.sources import UNDIVIDED
-from deblur_jax.runtime.files import check_output_folder, check_utf_8, make_folder
+from deblur_jax.runtime.files import check_utf_8, make_folder
 
 _TRAINING = ("train", UNDIVIDED)
-_UNPACKED, _DOWNLOADS = ".unpacked-", "downloads"
+_UNPACKED, _DOWNLOADS = "unpacked", "downloads"
 _NAMED = 5
+_NOT_OF_THE_PAIRS = ("run", "command", "password")
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         PairError, ImageError: if a pair is incomplete or an image broken; nothing is left behind.
+        FileError: if another command began in OUT.partial.
         ArchiveError: if an archive is missing, damaged or hostile.
     """
     if hasattr(args, "action"):
@@ -72,26 +73,24 @@ def run(args: argparse.Namespace) -> None:
     if benchmark is not None and args.out is None:
         args.out = f"data/{args.source}"
     _check(args, benchmark)
-    out = Path(args.out)
     check_utf_8(args.out)
-    check_output_folder(args.out)
-    _clear_what_was_stopped(out)
-    with contextlib.ExitStack() as stack:
+    same = {name: value for name, value in vars(args).items() if name not in _NOT_OF_THE_PAIRS}
+    preparation = Preparation(args.out, {"version": deblur_jax.__version__, **same})
+    with preparation.going_on():
         if benchmark is None:
             found = _find_in_folder(args.source, args.blurred)
         else:
-            found = _find_benchmark(benchmark, args, out, stack)
+            found = _find_benchmark(benchmark, args, Path(preparation.folder))
         splits = found.splits
         title = args.source if benchmark is None else benchmark.title
         counts = " + ".join(f"{len(pairs):,} ({split})" for split, pairs in splits.items())
         print(f"{title}: {found.layout} layout, {counts} pairs", file=sys.stderr)
-        tfds.display_progress_bar(True)
-        write_prepared(
-            args.out,
-            {split: _encoded(split, pairs, args) for split, pairs in splits.items()},
+        preparation.write(
+            {split: _maker(split, pairs, args) for split, pairs in splits.items()},
             several=any(isinstance(sharp, tuple) for _, sharp in _all_pairs(splits)),
             **({"description": benchmark.title} if benchmark else {}),
         )
+        preparation.finish(NAME)
     counts = ", ".join(_count(split, len(pairs), args) for split, pairs in splits.items())
     print(f"{counts} are in {args.out}")
     if benchmark is not None:
@@ -113,12 +112,6 @@ def _check(args: argparse.Namespace, benchmark: Benchmark | None) -> None:
         raise PairError(f"{args.source}: is prepared already")
     if is_prepared(args.out):
         raise PairError(f"{args.out}: holds a prepared data set; nothing was overwritten")
-
-
-def _clear_what_was_stopped(out: Path) -> None:
-    """Deletes what a killed run left; archives that it fetched whole are kept."""
-    for leftover in [*out.glob(f"{_UNPACKED}*"), *(out / NAME).glob("incomplete.*")]:
-        shutil.rmtree(leftover)
 
 
 def _warn_of_missing(benchmark: Benchmark, found: Found) -> None:
@@ -146,16 +139,14 @@ def _find_in_folder(source: str, blurred: str | None) -> Found:
     return Found(splits, "/".join(sides or ()))
 
 
-def _find_benchmark(
-    benchmark: Benchmark, args: argparse.Namespace, out: Path, stack: contextlib.ExitStack
-) -> Found:
-    """Finds the pairs in what was given or fetched, unpacked until ``stack`` is closed."""
+def _find_benchmark(benchmark: Benchmark, args: argparse.Namespace, folder: Path) -> Found:
+    """Finds the pairs in what was given or fetched; it is unpacked in ``folder``."""
     if args.manual_dir is not None:
         source = Path(args.manual_dir)
         if not source.exists():
             raise ArchiveError(f"{source}: no such file or folder")
     elif benchmark.downloads:
-        source = out / _DOWNLOADS
+        source = folder / _DOWNLOADS
         make_folder(source)
         for wanted in benchmark.downloads:
             download(wanted, source)
@@ -167,7 +158,8 @@ def _find_benchmark(
     if source.is_dir() and (found := benchmark.find(source, args.blurred)):
         return found
     archives = [source] if source.is_file() else sorted(filter(is_archive, source.iterdir()))
-    unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_UNPACKED, dir=out)))
+    unpacked = folder / _UNPACKED
+    shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was stopped
     for archive in archives:
         unpack(archive, unpacked, password=args.password)
     found = benchmark.find(unpacked, args.blurred)
@@ -183,10 +175,10 @@ def _all_pairs(splits: Splits) -> Iterator[tuple]:
     return (pair for found in splits.values() for pair in found.values())
 
 
-def _encoded(split: str, pairs: PairFiles, args: argparse.Namespace) -> Iterator[EncodedPair]:
+def _maker(split: str, pairs: PairFiles, args: argparse.Namespace) -> PairMaker:
     if not _is_cut(split, args):
-        return encoded_pairs(pairs)
-    return encoded_patches(
+        return WholePairs(pairs)
+    return Patches(
         pairs, size=args.patch_size, per_image=args.patches_per_image, augment=args.augment
     )
 

@@ -5,23 +5,23 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
+import deblur_jax
 from deblur_jax.data.folder import BLURRED, SHARP
 from deblur_jax.data.footage import Clip, FootageScenes, clips_in, is_footage, survey_clip
 from deblur_jax.data.layouts import PairError
 from deblur_jax.data.mixture import PairSource
 from deblur_jax.data.motion import Motion
 from deblur_jax.data.photographs import Photograph, survey, validation_share
-from deblur_jax.data.prepared import EncodedPair, write_prepared
+from deblur_jax.data.prepared import NAME, EncodedPair
+from deblur_jax.data.preparing import Preparation
 from deblur_jax.data.sources import open_pairs
 from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
 from deblur_jax.images.folders import images_below
@@ -36,6 +36,8 @@ _WORKER_BYTES = 1 << 30
 _KINDS = ("photographs", "frames")
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SHEET = (6, 8)
+_MAY_CHANGE = ("workers", "beside")
+"""Flags that a command may have changed when it goes on: they change no pair."""
 _MOTION_FLAGS = {
     "displacement": (
         "typical",
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         PairError: for a wrong argument, or where nothing can be made of the sources.
         FolderError, FileError: if OUT can't be written.
 
-    Until all is written it lies in OUT.partial, which a command that is stopped leaves.
+    Until all is written it lies in OUT.partial, where a command that was stopped goes on.
     """
     least, greatest = _check(args)
     check_utf_8(args.out)
@@ -131,18 +133,19 @@ def run(args: argparse.Namespace) -> None:
         counts["validation"] = max(1, round(args.pairs * args.validation_fraction))
     motion = Motion(**{field: getattr(args, f) for f, (field, _) in _MOTION_FLAGS.items()})
     makers = {split: _makers(args, sources, split, motion, (least, greatest)) for split in counts}
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a command that was stopped
-    make_folder(partial)
-    try:
-        counted = _write(args, partial, makers, counts, workers)
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    described = {name: vars(args)[name] for name in vars(args) if name not in ("run", "command")}
+    same = {name: value for name, value in described.items() if name not in _MAY_CHANGE}
+    preparation = Preparation(args.out, {"version": deblur_jax.__version__, **same})
+    with preparation.going_on():
+        write_whole(preparation.folder / "synthesis.json", json.dumps(described, indent=2) + "\n")
+        counted = _write(args, preparation, makers, counts, workers)
+    _write_sheet(out / "examples.jpg", open_pairs(args.out, "train"))
     print(f"{', '.join(f'{n} pairs ({split})' for split, n in counts.items())} are in {args.out}")
-    for line in _statistics(counted, beside):
-        print(line)
+    if len(counted) < sum(counts.values()):
+        print(f"figures of the {len(counted)} pairs that were made after the stop:")
+    if counted:
+        for line in _statistics(counted, beside):
+            print(line)
 
 
 class _Scenes(NamedTuple):
@@ -243,55 +246,72 @@ def _makers(
 
 def _write(
     args: argparse.Namespace,
-    out: Path,
+    preparation: Preparation,
     makers: dict[str, _Maker],
     counts: dict[str, int],
     workers: int,
 ) -> list[tuple[float, float]]:
-    """Writes all splits, the sheet of examples and a file that says how they were made.
+    """Writes all splits.
 
     Returns:
-        PSNR and displacement of every pair.
+        PSNR and displacement of every pair that was made.
     """
     counted: list[tuple[float, float]] = []
-    sheet: list[Encoded] = []
-
-    def pairs(split: str, count: int) -> Iterator[EncodedPair]:
-        made = parallel_map(makers[split], range(count), workers)
-        for index, pair in enumerate(progress_bar(made, desc=split, total=count, unit="pair")):
-            counted.append((pair.psnr, pair.displacement))
-            if split == "train" and len(sheet) < _SHEET[0] * _SHEET[1]:
-                sheet.append(pair)
-            yield f"{index:06d}", pair.blurred, pair.sharp
-
-    splits = {split: pairs(split, count) for split, count in counts.items()}
-    if args.store == "images":
-        _write_images(out, splits)
+    splits = {
+        split: _PairsOfMaker(makers[split], count, workers, counted)
+        for split, count in counts.items()
+    }
+    if args.store == "array_record":
+        preparation.write(splits, description="Pairs synthesised from sharp footage.")
+        preparation.finish(NAME, "synthesis.json")
     else:
-        tfds.disable_progress_bar()
-        write_prepared(out, splits, description="Pairs synthesised from sharp footage.")
-    _write_sheet(out / "examples.jpg", sheet)
-    arguments = {name: vars(args)[name] for name in vars(args) if name not in ("run", "command")}
-    write_whole(out / "synthesis.json", json.dumps(arguments, indent=2) + "\n")
+        _write_images(Path(preparation.folder), splits)
+        preparation.finish(*splits, "synthesis.json")
     return counted
 
 
-def _write_images(out: Path, splits: dict[str, Iterator[EncodedPair]]) -> None:
+class _PairsOfMaker:
+    """The pairs of a split; see ``preparing.PairMaker``."""
+
+    items_per_shard = 512
+
+    def __init__(
+        self, maker: _Maker, count: int, workers: int, counted: list[tuple[float, float]]
+    ) -> None:
+        self._maker, self._count, self._workers = maker, count, workers
+        self._counted = counted
+
+    def __len__(self) -> int:
+        return self._count
+
+    def make(self, start: int, end: int) -> Iterator[list[EncodedPair]]:
+        """The pairs from ``start`` to ``end``."""
+        made = parallel_map(self._maker, range(start, end), self._workers)
+        for index, pair in enumerate(made, start):
+            self._counted.append((pair.psnr, pair.displacement))
+            yield [(f"{index:06d}", pair.blurred, pair.sharp)]
+
+
+def _write_images(folder: Path, splits: dict[str, _PairsOfMaker]) -> None:
+    """Writes image files; those of a command that was stopped are kept."""
     for split, pairs in splits.items():
         for kind in (BLURRED, SHARP):
-            make_folder(out / split / kind)
-        for name, blurred, sharp in pairs:
-            assert isinstance(sharp, bytes)
-            write_whole(out / split / BLURRED / f"{name}.png", blurred)
-            write_whole(out / split / SHARP / f"{name}.png", sharp)
+            make_folder(folder / split / kind)
+        there = len(list((folder / split / SHARP).glob("[0-9]*.png")))
+        bar = progress_bar(desc=split, total=len(pairs), initial=there, unit="pair")
+        with bar:
+            for made in pairs.make(there, len(pairs)):
+                for name, blurred, sharp in made:
+                    assert isinstance(sharp, bytes)
+                    write_whole(folder / split / BLURRED / f"{name}.png", blurred)
+                    write_whole(folder / split / SHARP / f"{name}.png", sharp)
+                bar.update()
 
 
-def _write_sheet(path: Path, pairs: Sequence[Encoded]) -> None:
+def _write_sheet(path: Path, pairs: PairSource) -> None:
     """Blurred above sharp, a few rows of them."""
-    columns = [
-        np.concatenate([np.asarray(Image.open(io.BytesIO(png))) for png in pair[:2]])
-        for pair in pairs
-    ]
+    shown = [pairs[index] for index in range(min(len(pairs), _SHEET[0] * _SHEET[1]))]
+    columns = [np.concatenate([pair["blurred"], pair["sharp"]]) for pair in shown]
     width = _SHEET[1]
     whole = len(columns) // width * width or len(columns)
     rows = [np.concatenate(columns[i : i + width], 1) for i in range(0, whole, width)]

@@ -1,6 +1,9 @@
 """What ``prepare`` stores of a data set: its pairs, or patches that are cut from them."""
 
-from collections.abc import Iterator, Mapping
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from etils import epath
@@ -16,23 +19,34 @@ PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
 
 
-def encoded_pairs(pairs: PairFiles) -> Iterator[EncodedPair]:
-    """The pairs, whole.
+class WholePairs:
+    """Makes the pairs of files as they are; see ``preparing.PairMaker``."""
 
-    Raises:
-        ImageError: if an image is broken.
-    """
-    for name, (blurred, sharp) in pairs.items():
+    items_per_shard = 64
+
+    def __init__(self, pairs: PairFiles) -> None:
+        self._pairs = list(pairs.items())
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def make(self, start: int, end: int) -> Iterator[list[EncodedPair]]:
+        """The pairs from ``start`` to ``end``.
+
+        Raises:
+            ImageError: if an image is broken.
+        """
+        return _in_threads(self._encoded, range(start, end))
+
+    def _encoded(self, index: int) -> list[EncodedPair]:
+        name, (blurred, sharp) = self._pairs[index]
         if isinstance(sharp, tuple):
-            yield name, read_png(blurred), [read_png(frame) for frame in sharp]
-        else:
-            yield name, read_png(blurred), read_png(sharp)
+            return [(name, read_png(blurred), [read_png(frame) for frame in sharp])]
+        return [(name, read_png(blurred), read_png(sharp))]
 
 
-def encoded_patches(
-    pairs: PairFiles, *, size: int, per_image: int, augment: bool, seed: int = 0
-) -> Iterator[EncodedPair]:
-    """Random patches of the pairs, named after them: "SEQUENCE/000001-007".
+class Patches:
+    """Cuts random patches of pairs, named after them: "SEQUENCE/000001-007".
 
     Args:
         pairs: the files.
@@ -40,24 +54,60 @@ def encoded_patches(
         per_image: patches of each pair.
         augment: cut them by ``transforms.augmented_patch``.
         seed: of places and augmentation.
-
-    Raises:
-        PairError: if an image is smaller than a patch.
-        ImageError: if it is broken.
     """
-    cut = augmented_patch if augment else random_patch
-    digits = len(str(per_image - 1))
-    for index, (name, (blurred, sharp)) in enumerate(pairs.items()):
+
+    items_per_shard = 64
+
+    def __init__(
+        self, pairs: PairFiles, *, size: int, per_image: int, augment: bool, seed: int = 0
+    ) -> None:
+        self._pairs = list(pairs.items())
+        self._size, self._per_image, self._seed = size, per_image, seed
+        self._cut = augmented_patch if augment else random_patch
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def make(self, start: int, end: int) -> Iterator[list[EncodedPair]]:
+        """The patches of the pairs from ``start`` to ``end``.
+
+        Raises:
+            PairError: if an image is smaller than a patch.
+            ImageError: if it is broken.
+        """
+        return _in_threads(self._patches, range(start, end))
+
+    def _patches(self, index: int) -> list[EncodedPair]:
+        name, (blurred, sharp) = self._pairs[index]
         assert not isinstance(sharp, tuple), "only test pairs have several sharp images"
-        pair = {
-            "blurred": as_8_bits(read_rgb(blurred)),
-            "sharp": as_8_bits(read_rgb(sharp)),
-        }
-        for number in range(per_image):
-            rng = np.random.default_rng([seed, index, number])
+        pair = {key: as_8_bits(read_rgb(f)) for key, f in (("blurred", blurred), ("sharp", sharp))}
+        digits = len(str(self._per_image - 1))
+        made: list[EncodedPair] = []
+        for number in range(self._per_image):
+            rng = np.random.default_rng([self._seed, index, number])
             try:
-                patch = cut(pair, rng, size)
+                patch = self._cut(pair, rng, self._size)
             except PairError as error:
                 raise PairError(f"{sharp}: {error}") from None
             images = encoded_png(patch["blurred"]), encoded_png(patch["sharp"])
-            yield f"{name}-{number:0{digits}}", *images
+            made.append((f"{name}-{number:0{digits}}", *images))
+        return made
+
+
+def _in_threads(
+    make: Callable[[int], list[EncodedPair]], indices: range
+) -> Iterator[list[EncodedPair]]:
+    """In order, a few ahead: decoding and encoding release Python's lock."""
+    workers = os.cpu_count() or 1
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        try:
+            for index in indices:
+                waiting.append(threads.submit(make, index))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,13 +1,11 @@
-"""Pairs as a TFDS data set in array_record files: few large files instead of many small ones."""
+"""Reads pairs from array_record files: few large files instead of many small ones."""
 
-import contextlib
 import hashlib
 import io
+import json
 import os
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,13 +13,11 @@ from etils import epath
 from PIL import Image
 
 from deblur_jax.data.layouts import PairError
-from deblur_jax.errors import UserError
+from deblur_jax.images.files import ImageError
 from deblur_jax.images.reading import decoded_rgb
-from deblur_jax.runtime.files import FileError, PathLike
-from deblur_jax.runtime.names import shown
+from deblur_jax.runtime.files import PathLike, file_size
 
 _INFO_FILE = "dataset_info.json"
-_DOWNLOADS = "downloads"
 NAME = "pairs"
 VERSION = "1.0.0"
 
@@ -30,114 +26,29 @@ EncodedPair = tuple[str, bytes, bytes | list[bytes]]
 """Name, blurred and sharp; the images as RGB PNGs. Sharp may be several: see ``Frames``."""
 
 
-_Builder: Any = tfds.core.GeneratorBasedBuilder  # it has no types
-
-
-class PairsBuilder(_Builder, skip_registration=True):  # type: ignore[call-arg,misc]
-    """Writes pairs, split by split; TensorFlow is not needed.
+def features_of(*, several: bool) -> Any:
+    """What a record holds.
 
     Args:
-        data_dir: where the data set goes, below ``pairs/1.0.0``.
-        splits: for each split its pairs.
         several: whether each blurred image has several sharp ones.
-        description: of the data set.
     """
-
-    VERSION = tfds.core.Version(VERSION)
-    name = NAME
-
-    def __init__(
-        self,
-        *,
-        data_dir: PathLike,
-        splits: Mapping[str, Iterable[EncodedPair]],
-        several: bool = False,
-        description: str = "Pairs of a blurred image and its sharp original.",
-    ) -> None:
-        self._pairs = splits
-        self._several = several
-        self._description = description
-        super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
-        # As bytes: images in a sequence could only be decoded all at once.
-        sharp = tfds.features.Sequence(tfds.features.Text()) if self._several else image
-        features = {"name": tfds.features.Text(), "blurred": image, "sharp": sharp}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self._description,
-            features=tfds.features.FeaturesDict(features),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager
-        return {split: self._examples(pairs) for split, pairs in self._pairs.items()}
-
-    def _generate_examples(self) -> NoReturn:
-        raise AssertionError("every split brings its own generator")
-
-    def _examples(self, pairs: Iterable[EncodedPair]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, blurred, sharp in pairs:
-            # Encoded bytes pass through TFDS untouched; it would encode arrays with TensorFlow.
-            stored = io.BytesIO(sharp) if isinstance(sharp, bytes) else sharp
-            stored_name = name.encode("utf-8", "surrogateescape")
-            yield (
-                shown(name),
-                {"name": stored_name, "blurred": io.BytesIO(blurred), "sharp": stored},
-            )
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+    # As bytes: images in a sequence could only be decoded all at once.
+    sharp = tfds.features.Sequence(tfds.features.Text()) if several else image
+    features = {"name": tfds.features.Text(), "blurred": image, "sharp": sharp}
+    return tfds.features.FeaturesDict(features)
 
 
-def write_prepared(
-    out: PathLike,
-    splits: Mapping[str, Iterable[EncodedPair]],
-    *,
-    several: bool = False,
-    description: str = "Pairs of a blurred image and its sharp original.",
-) -> None:
-    """Writes a prepared data set; where it fails, nothing half-made is left.
-
-    Args:
-        out: the folder.
-        splits, several, description: as of ``PairsBuilder``.
-
-    Raises:
-        FileError: if it can't be written, as on a full disk.
-        UserError: what the pairs raise.
-    """
-    builder = PairsBuilder(data_dir=out, splits=splits, several=several, description=description)
-    try:
-        # TFDS speaks of downloads and of places that are not those of the user.
-        sys.stdout.flush()
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
-    except UserError:
-        raise
-    except (OSError, RuntimeError) as error:  # array_record's own errors are RuntimeErrors
-        raise FileError(f"{out}: can't be written: {_reason(error)}") from error
-    finally:
-        for leftover in (epath.Path(out) / _DOWNLOADS, *_incomplete(out)):
-            leftover.rmtree(missing_ok=True)
-
-
-def _incomplete(out: PathLike) -> list[epath.Path]:
-    return list((epath.Path(out) / NAME).glob("incomplete.*"))
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said, without the words of the libraries around it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    found = re.search(r"failed: ([^;]+);", text)
-    return found[1] if found else text[:200]
+def index_file(data: epath.Path, split: str) -> epath.Path:
+    """The file with the names and sizes of a split, so that opening it reads no images."""
+    return data / f"index-{split}.json"
 
 
 class PreparedPairs:
-    """One split of a data set that ``PairsBuilder`` wrote, in the order of the names.
+    """One split of a data set that ``preparing`` wrote, in the order of the names.
 
     Raises:
-        PairError: if the data set has no such split.
+        PairError: if the data set has no such split, or its files are damaged.
     """
 
     def __init__(self, folder: PathLike, split: str) -> None:
@@ -149,11 +60,51 @@ class PreparedPairs:
         self._several = isinstance(builder.info.features["sharp"], tfds.features.Sequence)
         images = ("blurred",) if self._several else ("blurred", "sharp")
         undecoded = dict.fromkeys(images, tfds.decode.SkipDecoding())
-        self._records = builder.as_data_source(split, decoders=undecoded)
-        stored = [(_text(r["name"]), _size(r["blurred"])) for r in self._records]
-        self._order = sorted(range(len(stored)), key=lambda i: stored[i][0])
-        self.names = [stored[i][0] for i in self._order]
-        self.sizes = [stored[i][1] for i in self._order]
+        self._folder, self._files = folder, _files(builder.info.splits[split])
+        try:
+            self._records = builder.as_data_source(split, decoders=undecoded)
+            names, sizes = self._read_index(epath.Path(builder.data_dir), split)
+        except PairError:
+            raise
+        except Exception as error:  # a damaged file can fail in any way
+            raise PairError(f"{folder}: {split} can't be opened: {_first_line(error)}") from None
+        self._order = sorted(range(len(names)), key=names.__getitem__)
+        self.names = [names[i] for i in self._order]
+        self.sizes = [sizes[i] for i in self._order]
+
+    def _read_index(self, data: epath.Path, split: str) -> tuple[list[str], list[tuple[int, int]]]:
+        """Names and sizes; of a data set without an index, from all its records."""
+        for file, count in self._files:
+            if count and (not file.exists() or file_size(file) == 0):
+                raise PairError(f"{file}: is missing or empty: prepare {self._folder} again")
+        index = index_file(data, split)
+        if index.exists():
+            columns = json.loads(index.read_text())
+            names = columns["names"]
+            if len(names) != len(self._records):
+                raise PairError(
+                    f"{index}: has {len(names):,} names for {len(self._records):,} records: "
+                    f"prepare {self._folder} again"
+                )
+            return names, [(height, width) for height, width in columns["sizes"]]
+        stored = [self._record(i, "a pair") for i in range(len(self._records))]
+        return [_text(r["name"]) for r in stored], [image_size(r["blurred"]) for r in stored]
+
+    def _record(self, place: int, name: str) -> dict[str, Any]:
+        try:
+            return self._records[place]
+        except Exception as error:  # a damaged file can fail in any way
+            file = next((f for f, end in self._ends() if place < end), self._folder)
+            raise PairError(
+                f"{file}: damaged: {name} can't be read ({_first_line(error)}): prepare "
+                f"{self._folder} again"
+            ) from None
+
+    def _ends(self) -> Iterator[tuple[epath.Path, int]]:
+        end = 0
+        for file, count in self._files:
+            end += count
+            yield file, end
 
     def __len__(self) -> int:
         return len(self.names)
@@ -163,9 +114,13 @@ class PreparedPairs:
 
         In a data set with several sharp images of each scene, ``sharp`` are ``Frames``.
         """
-        record = self._records[self._order[index]]
-        sharp = Frames(record["sharp"]) if self._several else decoded_rgb(record["sharp"])
-        return {"blurred": decoded_rgb(record["blurred"]), "sharp": sharp}
+        name = self.names[index]
+        record = self._record(self._order[index], name)
+        try:
+            sharp = Frames(record["sharp"]) if self._several else decoded_rgb(record["sharp"])
+            return {"blurred": decoded_rgb(record["blurred"]), "sharp": sharp}
+        except ImageError as error:
+            raise ImageError(f"{self._folder}: {name}: {error}") from None
 
 
 class Frames:
@@ -183,7 +138,7 @@ class Frames:
 
 
 def is_prepared(folder: PathLike) -> bool:
-    """Whether ``PairsBuilder`` wrote this folder."""
+    """Whether ``preparing`` wrote this folder."""
     return _version_folder(folder) is not None
 
 
@@ -200,8 +155,8 @@ def prepared_fingerprint(folder: PathLike) -> str:
     return hashlib.sha256((found / _INFO_FILE).read_bytes()).hexdigest()
 
 
-def _size(encoded: bytes) -> tuple[int, int]:
-    """Height and width, from the header."""
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width of the image in the bytes of a file, from its header."""
     with Image.open(io.BytesIO(encoded)) as image:
         return image.height, image.width
 
@@ -218,6 +173,18 @@ def _version_folder(folder: PathLike) -> epath.Path | None:
         if (candidate / _INFO_FILE).exists():
             return candidate
     return None
+
+
+def _files(split: Any) -> list[tuple[epath.Path, int]]:
+    """The record files of a split, and how many records each has."""
+    return [
+        (epath.Path(path), count)
+        for path, count in zip(split.filepaths, split.shard_lengths, strict=True)
+    ]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _text(value: Any) -> str:

@@ -35,6 +35,7 @@ class _State:
     received: int | None = None
     tells_library = False
     library: Callable[[int], None] | None = None
+    last_words: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -113,6 +114,17 @@ def removed_if_stopped(path: Any) -> Iterator[None]:
         _unfinished.discard(path)
 
 
+@contextlib.contextmanager
+def last_words(text: str) -> Iterator[None]:
+    """Within the context, the line of a process that a signal ends says this too."""
+    before = _State.last_words
+    _State.last_words = (*before, text)
+    try:
+        yield
+    finally:
+        _State.last_words = before
+
+
 def received() -> int | None:
     """The number of the signal that asked this process to stop, if one did."""
     return _State.received
@@ -159,7 +171,7 @@ def _end(number: int) -> None:
     flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
     flushing.start()
     flushing.join(_SECONDS_TO_FLUSH)
-    _write(f"stopped by {signal_name(number)}")
+    _write("; ".join([f"stopped by {signal_name(number)}", *_State.last_words]))
     end_process(exit_status(number))
 
 

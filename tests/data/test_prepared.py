@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deblur_jax.cli import make_parser
 from deblur_jax.data.folder import FolderPairs, find_pairs
 from deblur_jax.data.layouts import PairError
-from deblur_jax.data.patches import encoded_patches
+from deblur_jax.data.patches import Patches, WholePairs
+from deblur_jax.data.prepared import PreparedPairs
 from deblur_jax.data.sources import open_pairs
-from tests.commands import run_command
+from deblur_jax.images.files import ImageError
+from tests.commands import run_command, run_script
 
 
 def prepare(folder, out, *options):
@@ -74,7 +77,8 @@ def test_training_pairs_may_be_cut_into_patches_beforehand(make_pairs, tmp_path)
 def test_patches_are_parts_of_the_images(make_pairs, tmp_path):
     root = make_pairs({"a": (16, 16)})
     pair = FolderPairs(root)[0]
-    ((name, *images),) = encoded_patches(find_pairs(root), size=16, per_image=1, augment=False)
+    patches = Patches(find_pairs(root), size=16, per_image=1, augment=False)
+    (((name, *images),),) = patches.make(0, 1)
     assert name == "a-0"
     for key, image in zip(("blurred", "sharp"), images, strict=True):
         patch = np.asarray(Image.open(io.BytesIO(image)))
@@ -99,3 +103,92 @@ def test_patches_that_cannot_be_are_refused(make_pairs, tmp_path, options, messa
     result = prepare(make_pairs({"a": (8, 8)}), tmp_path / "out", *options)
     assert result.returncode == 1
     assert message in result.stderr
+
+
+def stopped_prepare(root, out, after):
+    """Runs the command until so many shards are there, then sends SIGTERM."""
+    code = f"""
+import os, signal, sys
+from deblur_jax.data import patches, preparing
+patches.WholePairs.items_per_shard = 1
+write, done = preparing._write_shard, []
+def counted(*arguments):
+    if len(done) == {after}:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    done.append(None)
+    return write(*arguments)
+preparing._write_shard = counted
+from deblur_jax.cli import main
+main()
+"""
+    return run_script("-c", code, "prepare", root, out)
+
+
+def test_a_stopped_command_goes_on_and_another_one_does_not(make_pairs, tmp_path, monkeypatch):
+    root, out = make_pairs(dict.fromkeys("abcd", (16, 16))), tmp_path / "out"
+    result = stopped_prepare(root, out, after=2)
+    assert result.returncode == 143
+    assert result.stderr.splitlines()[-1] == (
+        f"stopped by SIGTERM; {out}.partial keeps what is done: the same command goes on from there"
+    )
+    assert not out.exists()
+    other = prepare(root, out, "--patch_size", 8)
+    assert other.returncode == 1
+    assert "holds what another command began (patch_size None, not 8)" in other.stderr
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "out.partial").rglob("*.array_record*")}
+    assert len(kept) == 2
+
+    monkeypatch.setattr(WholePairs, "items_per_shard", 1)
+    words = ["prepare", str(root), str(out)]
+    args = make_parser(words).parse_args(words)
+    args.run(args)
+    assert not (tmp_path / "out.partial").exists()
+    for file, time in kept.items():
+        assert (out / file.relative_to(tmp_path / "out.partial")).stat().st_mtime_ns == time
+    whole, prepared = FolderPairs(root), open_pairs(str(out), "train")
+    assert prepared.names == whole.names
+    for index in range(4):
+        np.testing.assert_array_equal(prepared[index]["sharp"], whole[index]["sharp"])
+
+
+def test_after_an_error_not_even_a_folder_stays(make_pairs, tmp_path):
+    root = make_pairs({"a": (64, 64), "b": (64, 64)})
+    (root / "sharp/b.png").write_bytes((root / "sharp/b.png").read_bytes()[:6000])
+    assert prepare(root, tmp_path / "new/out").returncode == 1
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_opening_reads_the_index_and_no_images(make_pairs, tmp_path, monkeypatch):
+    root, out = make_pairs({"a": (8, 12), "b": (16, 10)}), tmp_path / "out"
+    assert prepare(root, out).returncode == 0
+    monkeypatch.setattr(PreparedPairs, "_record", None)
+    pairs = PreparedPairs(out, "undivided")
+    assert (pairs.names, pairs.sizes) == (["a", "b"], [(8, 12), (16, 10)])
+    monkeypatch.undo()
+    next(out.rglob("index-*.json")).unlink()  # as older versions wrote it
+    again = PreparedPairs(out, "undivided")
+    assert (again.names, again.sizes) == (pairs.names, pairs.sizes)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "middle", "index"])
+def test_damaged_files_are_named(damage, make_pairs, tmp_path):
+    root, out = make_pairs({"a": (64, 64), "b": (64, 64)}), tmp_path / "out"
+    assert prepare(root, out).returncode == 0
+    file = next(out.rglob("*.array_record*"))
+    content = bytearray(file.read_bytes())
+    if damage == "index":
+        file = next(out.rglob("index-*.json"))
+        file.write_text(file.read_text().replace('["a", "b"]', '["a"]'))
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "middle":
+        content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 4)
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[: len(content) // 3 if damage == "cut" else 0])
+    with pytest.raises((PairError, ImageError)) as error:
+        [pairs[i] for pairs in [PreparedPairs(out, "undivided")] for i in range(len(pairs))]
+    assert str(out) in str(error.value)
+    result = run_command("evaluate", "--weights", tmp_path, "--data", out)
+    assert "Traceback" not in result.stderr
