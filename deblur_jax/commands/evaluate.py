@@ -6,14 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import add_loose_names
+from deblur_jax.commands.flags import add_loose_names, say
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_pairs
 from deblur_jax.data.benchmarks import BENCHMARKS
-from deblur_jax.data.sources import available_splits, is_embedded
+from deblur_jax.data.sources import available_splits, is_embedded, what_is_passed_over
 from deblur_jax.data.synthetic import SPLITS
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation.evaluate import evaluate, prepare_out
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
             "another folder"
         )
     pairs = _pairs(data, args)
+    if jax.process_index() == 0:
+        say(what_is_passed_over(data, args.split or "test"))
     incomplete = _incomplete(len(pairs), data, args)
     restorer = Restorer.load(
         args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble

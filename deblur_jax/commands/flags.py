@@ -1,8 +1,9 @@
-"""What a command line says before it is parsed, and flags of several commands."""
+"""What several commands share: flags, and how notes are said."""
 
 import argparse
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 
 def flag_values(words: Sequence[str], flag: str) -> list[str]:
@@ -24,3 +25,9 @@ def add_loose_names(parser: argparse.ArgumentParser) -> None:
         help="match names that differ in zero padding, or in a beginning or ending that all share, "
         "as img_0007_restored and 7",
     )
+
+
+def say(notes: Iterable[str]) -> None:
+    """Prints what a user should know, a line for each, to stderr."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

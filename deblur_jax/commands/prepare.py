@@ -10,9 +10,10 @@ from etils import epath
 
 import deblur_jax
 from deblur_jax.commands import synthesize
+from deblur_jax.commands.flags import say
 from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
 from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Found, Splits
-from deblur_jax.data.folder import find_pairs
+from deblur_jax.data.folder import find_pairs, what_is_passed_over
 from deblur_jax.data.layouts import PairError, find_sides, split_folders
 from deblur_jax.data.patches import PairFiles, Patches, WholePairs
 from deblur_jax.data.prepared import NAME, is_prepared
@@ -134,7 +135,8 @@ def _find_in_folder(source: str, blurred: str | None) -> Found:
     if not Path(source).is_dir():
         raise PairError(f"{source}: no such folder, and not one of {', '.join(BENCHMARKS)}")
     folders = split_folders(source) or {UNDIVIDED: epath.Path(source)}
-    splits = {split: find_pairs(folder, blurred) for split, folder in folders.items()}
+    splits: Splits = {split: find_pairs(folder, blurred) for split, folder in folders.items()}
+    say(line for folder in folders.values() for line in what_is_passed_over(folder, blurred))
     sides = find_sides(next(iter(folders.values())), blurred)
     return Found(splits, "/".join(sides or ()))
 

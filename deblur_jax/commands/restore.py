@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from deblur_jax.commands.flags import say
 from deblur_jax.commands.targets import Job, plan_targets
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
@@ -140,14 +141,14 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         for source, target in jobs:
             print(f"{source} -> {target}")
-        _say(plan.notes)
+        say(plan.notes)
         return
     require_devices()
     check_output_folder(args.out)
     restorer = Restorer.load(
         args.weights, ema=args.ema, ensemble=args.ensemble, tile=args.tile, overlap=args.overlap
     )
-    _say(_notes_on_weights(restorer))
+    say(_notes_on_weights(restorer))
 
     start = time.monotonic()
     report = _restore_all(restorer, jobs, args)
@@ -156,19 +157,14 @@ def run(args: argparse.Namespace) -> None:
         f"{len(jobs) - len(report.failures)} of {len(jobs)} images restored in {seconds:.1f} s: "
         f"{args.out}" + (f"; {skipped} were there already" if skipped else "")
     )
-    _say(plan.notes)
+    say(plan.notes)
     for job in jobs:
-        _say(f"{job.source} {note}" for note in report.notes.get(job.source, ()))
+        say(f"{job.source} {note}" for note in report.notes.get(job.source, ()))
     for job in jobs:
         if job.source in report.failures:
             print(f"not restored: {report.failures[job.source]}", file=sys.stderr)
     if report.failures:
         raise RestoreError(f"{len(report.failures)} of {len(jobs)} images could not be restored")
-
-
-def _say(notes: Sequence[str] | Iterator[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
 
 
 def _notes_on_weights(restorer: Restorer) -> list[str]:

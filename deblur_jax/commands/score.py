@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from deblur_jax.commands.flags import add_loose_names
+from deblur_jax.commands.flags import add_loose_names, say
 from deblur_jax.data.names import match_loosely
 from deblur_jax.errors import UserError
 from deblur_jax.evaluation import metrics
 from deblur_jax.evaluation.means import finite_mean
 from deblur_jax.evaluation.report import remarks, to_json
 from deblur_jax.images.files import as_float
-from deblur_jax.images.folders import images_below
+from deblur_jax.images.folders import look_below
 from deblur_jax.images.reading import read_rgb
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.progress import progress_bar
@@ -79,7 +79,9 @@ def _images(folder: epath.Path) -> dict[str, epath.Path]:
     if not folder.is_dir():
         raise ScoreError(f"{folder}: no such folder")
     found: dict[str, epath.Path] = {}
-    for file in images_below(folder):
+    looked = look_below(folder)
+    say(filter(None, [looked.line()]))
+    for file in looked.images:
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise ScoreError(f"{file}: has the same name as {found[name]}")

@@ -75,7 +75,7 @@ def _find_splits(root: Path, blurred: str | None) -> Found | None:
             folders = {"test": epath.Path(folder)}
         if folders:
             sides = find_sides(next(iter(folders.values())), blurred)
-            splits = {split: find_pairs(place, blurred) for split, place in folders.items()}
+            splits: Splits = {s: find_pairs(place, blurred) for s, place in folders.items()}
             return Found(splits, "/".join(sides or ()))
     return None
 
@@ -88,7 +88,7 @@ def _find_hide(root: Path, blurred: str | None) -> Found | None:
         if truth.is_dir() and present:
             sharp = {file.name: file for file in images_below(truth)}
             splits = {s: _matched(images_below(folder / s), sharp, truth) for s in present}
-            used = {file.name for pairs in splits.values() for _, file in pairs.values()}
+            used = {Path(str(file)).name for pairs in splits.values() for _, file in pairs.values()}
             alone = sorted(set(sharp) - used)
             if alone and len(present) == len(_SPLITS):
                 raise PairError(f"{sharp[alone[0]]}: has no partner in train/ or test/")

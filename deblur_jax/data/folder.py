@@ -7,7 +7,7 @@ from etils import epath
 
 from deblur_jax.data.layouts import PairError, describe_sides, find_sides
 from deblur_jax.data.names import match_loosely
-from deblur_jax.images.folders import images_below
+from deblur_jax.images.folders import images_below, look_below
 from deblur_jax.images.reading import read_header, read_rgb
 from deblur_jax.runtime.files import PathLike, file_size
 
@@ -94,6 +94,13 @@ def find_pairs(
     return pairs
 
 
+def what_is_passed_over(root: PathLike, blurred: str | None = None) -> list[str]:
+    """A line for each folder of pairs that holds files which are no images."""
+    folder, sides = epath.Path(root), find_sides(root, blurred)
+    places = [place for side in sides or () for place in _side_folders(folder, side)]
+    return [line for place in places if (line := look_below(place).line()) is not None]
+
+
 def folder_fingerprint(root: PathLike) -> str:
     """The SHA-256 of the names and sizes in bytes of all images of the pairs below a folder."""
     digest = hashlib.sha256()
@@ -106,9 +113,8 @@ def folder_fingerprint(root: PathLike) -> str:
 
 def _images_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:
     """Images in ``root/kind/**``, else in ``root/*/kind``, by their path without ``kind``."""
-    folders = [root / kind] if (root / kind).is_dir() else sorted(root.glob(f"*/{kind}"))
     found: dict[str, epath.Path] = {}
-    for folder in folders:
+    for folder in _side_folders(root, kind):
         for file in images_below(folder):
             inside = file.relative_to(folder).with_suffix("")
             name = (folder.parent.relative_to(root) / inside).as_posix()
@@ -116,3 +122,7 @@ def _images_in(root: epath.Path, kind: str) -> dict[str, epath.Path]:
                 raise PairError(f"{file}: has the same name as {found[name]}")
             found[name] = file
     return found
+
+
+def _side_folders(root: epath.Path, kind: str) -> list[epath.Path]:
+    return [root / kind] if (root / kind).is_dir() else sorted(root.glob(f"*/{kind}"))

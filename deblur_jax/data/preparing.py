@@ -191,8 +191,9 @@ class Preparation:
             file = epath.Path(template.sharded_filepath(shard_index=shard, num_shards=count))
             index = self.folder / _INDICES / f"{split}-{shard}.json"
             if not (file.exists() and index.exists()):
-                rows = _write_shard(file, maker.make(start, end), features, serializer, bar)
-                write_whole(index, json.dumps(rows))
+                made = maker.make(start, end)
+                written = _write_shard(file, made, features, serializer, bar)
+                write_whole(index, json.dumps(written))
             else:
                 bar.update(end - start)
             stored.append(json.loads(index.read_text()))

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
+from deblur_jax.data import folder
 from deblur_jax.data.config import DataConfig
 from deblur_jax.data.folder import FolderPairs, folder_fingerprint
 from deblur_jax.data.layouts import PairError, split_folders
@@ -56,8 +58,8 @@ def open_pairs(
         raise PairError(f"{name}: has no split {split!r}, only {', '.join(available)}")
     if is_prepared(name):
         return PreparedPairs(name, split if available else UNDIVIDED)
-    folder = split_folders(name)[split] if available else name
-    return FolderPairs(folder, loose_names=loose_names)
+    place = split_folders(name)[split] if available else name
+    return FolderPairs(place, loose_names=loose_names)
 
 
 def is_embedded(name: str) -> bool:
@@ -99,14 +101,20 @@ def _fingerprint(name: str) -> str | None:
     return folder_fingerprint(split_folders(name).get("train", name) if available else name)
 
 
+def what_is_passed_over(name: str, split: str) -> list[str]:
+    """Lines on files in a data set's folders of images that are no images."""
+    if is_embedded(name) or is_prepared(name):
+        return []
+    return folder.what_is_passed_over(split_folders(name).get(split, name))
+
+
 def available_splits(name: str) -> list[str]:
     """The splits of a data set on disk, by our names; empty if it is one undivided set."""
-    folder = epath.Path(name)
-    if is_prepared(folder):
-        return [split for split in prepared_splits(folder) if split != UNDIVIDED]
-    if not folder.is_dir():
+    if is_prepared(name):
+        return [split for split in prepared_splits(name) if split != UNDIVIDED]
+    if not epath.Path(name).is_dir():
         raise PairError(f'{name}: no such folder, and not one of the "{_SYNTHETIC}" data sets')
-    return list(split_folders(folder))
+    return list(split_folders(name))
 
 
 def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, PairSource | None]:
@@ -120,7 +128,7 @@ def open_training_pairs(config: DataConfig, seed: int) -> tuple[PairSource, Pair
     Raises:
         PairError, ImageError: as ``open_pairs``.
     """
-    options = {"size": config.image_size, "seed": seed}
+    options: dict[str, Any] = {"size": config.image_size, "seed": seed}
     shares = named_shares(config.train)
     parts = [open_pairs(name, "train", length=config.length, **options) for name, _ in shares]
     validation = None

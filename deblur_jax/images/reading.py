@@ -11,7 +11,7 @@ import io
 import mmap
 import threading
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import imagecodecs
 import netpbmfile
@@ -145,7 +145,7 @@ def _header(file: IO[bytes]) -> Header:
             orientation = int(page.tags.valueof(ORIENTATION, 1))
             height, width = page.imagelength, page.imagewidth
     elif start[:2] in _NETPBM_STARTS:
-        with netpbmfile.NetpbmFile(file) as netpbm:
+        with netpbmfile.NetpbmFile(cast(BinaryIO, file)) as netpbm:
             orientation, height, width = 1, netpbm.height, netpbm.width
     elif _is_heif(start):
         orientation, (width, height) = 1, _open_heif(file).size
@@ -164,7 +164,7 @@ def _decode(file: IO[bytes]) -> StoredImage:
     if start[:4] in _TIFF_STARTS:
         return _decode_tiff(file)
     if start[:2] in _NETPBM_STARTS:
-        with netpbmfile.NetpbmFile(file) as netpbm:
+        with netpbmfile.NetpbmFile(cast(BinaryIO, file)) as netpbm:
             pixels, greatest = netpbm.asarray(), netpbm.maxval
         if start[1:2] in (b"f", b"F"):
             pixels = pixels[::-1]  # PFM stores the last row first

@@ -83,7 +83,8 @@ def _integers(pixels: np.ndarray) -> np.ndarray:
 
 
 def _write_png(file: IO[bytes], pixels: np.ndarray, metadata: Metadata) -> None:
-    stream, pixels = _AfterFirstChunk(file, _png_chunks(metadata)), np.ascontiguousarray(pixels)
+    stream: Any = _AfterFirstChunk(file, _png_chunks(metadata))
+    pixels = np.ascontiguousarray(pixels)
     if pixels.dtype == np.uint16 and pixels.ndim == 3:  # which Pillow can't write
         stream.write(imagecodecs.png_encode(pixels))
     else:

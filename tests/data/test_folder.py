@@ -5,7 +5,7 @@ from PIL import Image
 from deblur_jax.data import open_pairs
 from deblur_jax.data.folder import FolderPairs
 from deblur_jax.data.layouts import SIDE_NAMES, PairError
-from deblur_jax.data.sources import available_splits
+from deblur_jax.data.sources import available_splits, what_is_passed_over
 from deblur_jax.images.files import ImageError
 from tests.cloud import empty_bucket
 
@@ -87,6 +87,8 @@ def test_hidden_and_other_files_are_left_out(make_pairs):
     (root / "blur/.DS_Store.png").write_bytes(b"")
     (root / "blur/notes.txt").write_text("hello")
     assert len(FolderPairs(root)) == 1
+    line = f"passed over: {root}/blur/notes.txt (no image)"
+    assert what_is_passed_over(str(root), "test") == [line]
 
 
 def test_a_truncated_image_is_named_when_it_is_read(make_pairs):
