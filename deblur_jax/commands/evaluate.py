@@ -103,9 +103,13 @@ def run(args: argparse.Namespace) -> None:
         UserError: as ``evaluate``.
     """
     keep_compiled_programs()
-    processes.initialize(args.coordinator, args.num_processes, args.process_id)
-    require_devices()
-    take_signals_back()
+    with processes.joined(args):
+        require_devices()
+        take_signals_back()
+        _evaluate(args)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
     protocol = PROTOCOLS[args.protocol]
     data, mode = args.data or protocol.data, args.mode or protocol.mode
     if data is None:

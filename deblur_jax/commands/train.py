@@ -51,16 +51,17 @@ def run(args: argparse.Namespace) -> None:
     check_accepted(args.accept, config)
     keep_compiled_programs()
     keep_freed_memory()
-    if processes.initialize(args.coordinator, args.num_processes, args.process_id):
-        take_signals_back()
-    else:
-        use_all_cores()
-    require_devices()
-    outcome = train(config, args.workdir, accept=args.accept)
-    if outcome.finished and jax.process_index() == 0:
-        best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
-        print(f"trained {outcome.step} steps{best}: weights in {args.workdir}")
-    elif jax.process_index() == 0:
-        print(f"stopped at step {outcome.step}: the same command goes on from there")
-    if outcome.signal is not None:
-        raise SystemExit(exit_status(outcome.signal))
+    with processes.joined(args) as is_distributed:
+        if is_distributed:
+            take_signals_back()
+        else:
+            use_all_cores()
+        require_devices()
+        outcome = train(config, args.workdir, accept=args.accept)
+        if outcome.finished and jax.process_index() == 0:
+            best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
+            print(f"trained {outcome.step} steps{best}: weights in {args.workdir}")
+        elif jax.process_index() == 0:
+            print(f"stopped at step {outcome.step}: the same command goes on from there")
+        if outcome.signal is not None:
+            raise SystemExit(exit_status(outcome.signal))

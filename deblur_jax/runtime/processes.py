@@ -1,64 +1,91 @@
 """Several processes, on one machine or on the hosts of a pod."""
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax._src import distributed  # the key-value store of the coordinator has no public name
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from deblur_jax.config import ConfigError
+from deblur_jax.runtime.watchdog import Listener, Watchdog, join
 
 _HEARTBEAT_SECONDS = 30
 _BARRIER_SECONDS = 24 * 3600
 _TEXT_BYTES = 1000
+_WATCH_KEY = "deblur_jax/watchdog"
 
 
 FLAGS = {
-    "coordinator": (str, "host:port of process 0, for several processes"),
-    "num_processes": (int, "how many there are"),
-    "process_id": (int, "which one this is, from 0"),
+    "coordinator": (str, None, "host:port of process 0, for several processes"),
+    "num_processes": (int, None, "how many there are"),
+    "process_id": (int, None, "which one this is, from 0"),
+    "start_timeout": (int, 300, "seconds to wait for all of them (default: 300)"),
 }
-"""Flags by which processes find each other: type and help by name."""
+"""Flags by which processes find each other: type, default and help by name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``FLAGS`` to a parser."""
-    for name, (kind, text) in FLAGS.items():
-        parser.add_argument(f"--{name}", type=kind, help=text)
+    for name, (kind, default, text) in FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
 
-def initialize(
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-) -> bool:
+@contextlib.contextmanager
+def joined(args: argparse.Namespace) -> Iterator[bool]:
     """Joins the other processes; does nothing for a single one. Comes before any use of devices.
 
-    Where none of the arguments is given, a cluster that JAX knows (the hosts of a TPU pod, Slurm,
-    Open MPI) is joined if there is one.
+    Where none of the first three flags is given, a cluster that JAX knows (the hosts of a TPU pod,
+    Slurm, Open MPI) is joined if there is one. Within the context, this process ends with one line
+    when another one dies. That it ends well itself, or with a status of its own, the others learn
+    at the end of the context.
 
     Args:
-        coordinator: host:port of process 0.
-        num_processes: how many there are.
-        process_id: of this one.
+        args: with ``FLAGS``.
 
-    Returns:
-        Whether there are others.
+    Yields:
+        Whether JAX was told of processes: it has put a signal handler of its own in place.
 
     Raises:
-        ConfigError: if only some of the three are given.
+        ConfigError: if only some of the flags are given, or the others do not come in time.
     """
+    watchdog = _meet(args)
+    try:
+        yield distributed.global_state.client is not None
+    except SystemExit:
+        if watchdog is not None:
+            watchdog.leave()
+        raise
+    if watchdog is not None:
+        watchdog.leave()
+
+
+def _meet(args: argparse.Namespace) -> Watchdog | None:
+    coordinator, num_processes = args.coordinator, args.num_processes
+    process_id, seconds = args.process_id, args.start_timeout
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if not any(given):
-        return _join_cluster()
+        return _watch_cluster(seconds) if _join_cluster() else None
     if coordinator is None or num_processes is None or process_id is None:
         raise ConfigError("--coordinator, --num_processes and --process_id are given together")
     if not 0 <= process_id < num_processes:
         raise ConfigError(f"--process_id is 0 to {num_processes - 1}, not {process_id}")
+    host, colon, port = coordinator.rpartition(":")
+    if not (colon and port.isdigit()):
+        raise ConfigError(f"--coordinator is host:port, not {coordinator}")
     _keep_stdout_for_results()
+    watchdog = None
+    if num_processes > 1:
+        # JAX ends a process whose companions do not come with pages of C++ messages: meet before.
+        if process_id == 0:
+            watchdog = Listener(int(port)).wait(num_processes, seconds)
+        else:
+            watchdog = join(host.strip("[]"), int(port), process_id, num_processes, seconds)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         coordinator,
@@ -66,7 +93,23 @@ def initialize(
         process_id,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
-    return True
+    return watchdog
+
+
+def _watch_cluster(seconds: float) -> Watchdog | None:
+    """Meets the processes that JAX has joined, on a port of process 0 that it tells the others."""
+    if jax.process_count() == 1:
+        return None
+    state = distributed.global_state
+    assert state.client is not None
+    assert state.coordinator_address is not None
+    if jax.process_index() == 0:
+        listener = Listener(0)
+        state.client.key_value_set(_WATCH_KEY, str(listener.port))
+        return listener.wait(jax.process_count(), seconds)
+    port = int(state.client.blocking_key_value_get(_WATCH_KEY, int(1000 * seconds)))
+    host = state.coordinator_address.rpartition(":")[0].strip("[]")
+    return join(host, port, jax.process_index(), jax.process_count(), seconds)
 
 
 _LAUNCHERS = {

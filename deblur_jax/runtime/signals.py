@@ -155,7 +155,7 @@ def _act(reading: socket.socket) -> None:
         if _State.received is not None or not _State.deferred:
             _end(number)
         _State.received, noted = number, time.monotonic()
-        _write(f"{signal_name(number)}: saving a checkpoint; once more to stop without it")
+        write_line(f"{signal_name(number)}: saving a checkpoint; once more to stop without it")
         if _State.tells_library and _State.library is not None:
             _State.library(signal.SIGTERM)
 
@@ -171,11 +171,11 @@ def _end(number: int) -> None:
     flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
     flushing.start()
     flushing.join(_SECONDS_TO_FLUSH)
-    _write("; ".join([f"stopped by {signal_name(number)}", *_State.last_words]))
+    write_line("; ".join([f"stopped by {signal_name(number)}", *_State.last_words]))
     end_process(exit_status(number))
 
 
-def _write(line: str) -> None:
+def write_line(line: str) -> None:
     """Writes to stderr past its lock; a progress bar's line is ended first."""
     tqdm = sys.modules.get("tqdm")
     bars = getattr(tqdm.tqdm, "_instances", None) if tqdm else None

@@ -45,7 +45,6 @@ from deblur_jax.training.log import RunLog
 from deblur_jax.training.losses import make_loss
 from deblur_jax.training.optimizer import make_optimizer, make_schedule
 from deblur_jax.training.step import TrainState, init_state, make_train_step
-from deblur_jax.training.watchdog import watch_other_processes
 from deblur_jax.weights.load import load_weights
 
 _PROFILED_STEPS = range(10, 15)
@@ -154,7 +153,6 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
             _validate, _validation_restorer(config, params), validation_pairs
         )
         stack.enter_context(contextlib.closing(batches))
-        stack.enter_context(watch_other_processes())
         stop = stack.enter_context(_Stop())
         bar = stack.enter_context(
             progress_bar(desc="training", unit="step", initial=start_step, total=config.num_steps)
