@@ -214,17 +214,19 @@ def _initial_state(
 def _initial_params(config: Config, path: str, params: nnx.State) -> nnx.State:
     """The parameters of ``config.init_from``; those of VGG-16 in their place among random ones."""
     other = load_weights(path)
+    # As numbers of the host: from a device of its own no process can give them to all devices.
+    theirs = jax.tree.map(np.asarray, other.params)
     if isinstance(other.model, VGG16Config) and isinstance(config.model, SVRNNConfig):
-        ours, theirs = config.model.guidance_channels, other.model.guidance_channels
-        if ours != theirs:
+        channels, wanted = other.model.guidance_channels, config.model.guidance_channels
+        if channels != wanted:
             raise ConfigError(
-                f"config.init_from {config.init_from} has model.guidance_channels {theirs}, "
-                f"not {ours}"
+                f"config.init_from {config.init_from} has model.guidance_channels {channels}, "
+                f"not {wanted}"
             )
-        params["weights"]["encoder"] = other.params
+        params["weights"]["encoder"] = theirs
         return params
     _check_same_sizes(config, other.model)
-    return other.params
+    return theirs
 
 
 def _check_same_sizes(config: Config, other: NetworkConfig) -> None:

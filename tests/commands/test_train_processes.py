@@ -1,5 +1,6 @@
 """Two real processes on one machine, as two hosts would be."""
 
+import functools
 import shutil
 import signal
 import socket
@@ -11,7 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from deblur_jax.commands.config_file import load_config
+from deblur_jax.models import initialize, model_config
+from deblur_jax.weights.folder import config_of, save_weights
 from deblur_jax.weights.load import load_weights
+from deblur_jax.weights.safetensors_file import save_safetensors
 from tests.commands import ROOT, environment
 from tests.commands.test_train import CONFIG, NUM_STEPS, newest_step, run_train
 
@@ -138,3 +143,33 @@ def test_processes_that_are_half_described_are_refused(tmp_path):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line == "error: --coordinator, --num_processes and --process_id are given together"
+
+
+@pytest.mark.parametrize("kind", ["folder", "workdir", "safetensors", "vgg16"])
+def test_two_processes_start_from_weights(kind, tmp_path):
+    model = load_config(str(CONFIG)).model
+    start, options = tmp_path / "start", []
+    if kind == "vgg16":
+        model = model_config("svrnn", rnn_channels=4, guidance_channels=2)
+        vgg16 = model_config("vgg16", guidance_channels=2)
+        save_weights(start, initialize(vgg16, seed=3)[1], vgg16)
+        names = ("name", "rnn_channels", "guidance_channels")
+        options = [f"--config.model.{n}={v}" for n, v in zip(names, ("svrnn", 4, 2), strict=True)]
+        options.append("--config.loss.name=squared_error")
+    elif kind == "workdir":
+        assert run_train(start, "--config.num_steps=1").returncode == 0
+    elif kind == "safetensors":
+        start = tmp_path / "start.safetensors"
+        save_safetensors(start, initialize(model, seed=3)[1], config_of(model))
+    else:
+        save_weights(start, initialize(model, seed=3)[1], model)
+    options += ["--config.num_steps=1", "--config.optimizer.learning_rate=1e-30"]
+    pair = Pair(tmp_path / "two", f"--config.init_from={start}", *options)
+    for status, _, errors in pair.ends():
+        assert status == 0, errors
+    trained, expected = load_weights(tmp_path / "two").params, load_weights(start).params
+    if kind == "vgg16":
+        trained = trained["weights"]["encoder"]
+    # A step at the smallest of rates moves zeros by that rate, and nothing else.
+    close = functools.partial(np.testing.assert_allclose, atol=2e-30)
+    jax.tree.map(close, trained, expected)
