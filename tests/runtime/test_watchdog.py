@@ -80,6 +80,7 @@ def test_a_process_that_has_done_its_work_is_not_missed(start):
     assert list(processes.ends(1, 0)) == [(0, ""), (0, "")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_silence_is_a_death(stopped, start):
     processes = start((2, 0, 60), (2, 1, 60), silence=2)
@@ -92,6 +93,7 @@ def test_silence_is_a_death(stopped, start):
     assert f"process {stopped} has said nothing for 2 s" in errors
 
 
+@pytest.mark.slow
 def test_those_who_do_not_come_are_named(start):
     processes = start((4, 0, 8), (4, 2, 60))
     for status, errors in processes.ends(0, 1):
