@@ -11,7 +11,8 @@ from pathlib import Path
 
 from deblur_jax.data import open_pairs
 from deblur_jax.evaluation.evaluate import RESULTS
-from deblur_jax.images.files import StoredImage, write_image
+from deblur_jax.images.files import StoredImage
+from deblur_jax.images.writing import write_image
 
 WORKDIR = Path("runs/quickstart")
 DATA = "synthetic:pan"
@@ -54,7 +55,7 @@ def run(*arguments: str | Path) -> None:
 def write_held_out_image(file: Path) -> None:
     """A blurred photograph that training has not seen, of a size it has not seen either."""
     pair = open_pairs(DATA, "test", size=385, seed=1)[0]
-    write_image(file, StoredImage(pair["blurred"] / 255.0))
+    write_image(file, StoredImage(pair["blurred"]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from deblur_jax.data import open_pairs
 from deblur_jax.data.pipeline import training_batches
-from deblur_jax.images.files import StoredImage, write_image
+from deblur_jax.images.files import StoredImage
+from deblur_jax.images.writing import write_image
 
 _SIDE = 960
 _PAIRS = 8
@@ -44,7 +45,7 @@ def _make_sources(root: Path) -> dict[str, tuple[dict[int, Path], float]]:
         for kind, key in (("blur", "blurred"), ("sharp", "sharp")):
             file = frames / "train" / kind / f"{index:06d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_image(file, StoredImage(pairs[index][key] / 255.0))
+            write_image(file, StoredImage(pairs[index][key]))
     _prepare(frames, records)
     patches = {size: root / f"patches_{size}" for size in _PATCH_SIZES}
     for size, folder in patches.items():

@@ -1,6 +1,8 @@
 """An import goes to the same package or to a floor below: never up, and never in a circle."""
 
 import ast
+import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,16 @@ def test_no_imports_form_a_circle():
 
     for name in graph:
         visit(name)
+
+
+@pytest.mark.parametrize("script", [ROOT / "quickstart.py", *sorted(ROOT.glob("benchmarks/*.py"))])
+def test_scripts_beside_the_package_import_what_it_has(script):
+    """They are not run by the tests, and must not be left behind when something moves."""
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deblur_jax"):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                found = hasattr(module, name.name) or importlib.util.find_spec(
+                    f"{node.module}.{name.name}"
+                )
+                assert found, f"{script.name}: {node.module} has no {name.name}"

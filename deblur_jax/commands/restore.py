@@ -243,6 +243,9 @@ def _failures_kept(job: Job, report: _Report) -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         first = (str(error).splitlines() or ["out of memory"])[0]
         report.failures[job.source] = f"{job.source}: {first}: a smaller --tile needs less memory"
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        report.failures[job.source] = f"{job.source}: {type(error).__name__}: {first}"
 
 
 def _losses(image: StoredImage, target: Path) -> list[str]:

@@ -64,7 +64,7 @@ def find_pairs(
     if sides is None:
         raise PairError(f"{root}: holds no pairs: looked for {describe_sides(blurred)}")
     blurred_files, sharp_files = (_images_in(folder, side) for side in sides)
-    if loose_names:
+    if loose_names and blurred_files and sharp_files:
         partners = match_loosely(sorted(blurred_files), sorted(sharp_files))
         sharp_files = {name: sharp_files[partner] for name, partner in partners.items()}
     for ours, theirs, partner in (

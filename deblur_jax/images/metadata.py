@@ -17,7 +17,7 @@ CAMERA_IFD, GPS_IFD = 0x8769, 0x8825
 """EXIF keeps most of what it says in these tables, which its main table points to."""
 
 _WIDTH, _HEIGHT = 0xA002, 0xA003
-_OF_THE_SCENE = frozenset(
+OF_THE_SCENE = frozenset(
     {
         *(0x010E, 0x010F, 0x0110, ORIENTATION, 0x0131, 0x0132, 0x013B, 0x013C),
         *(0x4746, 0x8298, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),
@@ -27,6 +27,11 @@ _OF_THE_SCENE = frozenset(
 other tags of a TIFF file say how its pixels are stored."""
 _ORIENTATION_IN_XMP = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>\s*))[2-8]")
 _PNG_SIGNATURE_BYTES = 8
+_MOST_EXIF_BYTES = 65_500
+"""What a JPEG file can hold."""
+_PER_INCH = {2: 1.0, 3: 2.54}
+"""Units of a TIFF's resolution, inch and centimetre, by their numbers."""
+_MOST_PER_INCH = 65535.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +59,14 @@ def metadata_of(image: Image.Image, file: IO[bytes] | None) -> Metadata:
         file: it was opened from, or None.
     """
     turned = orientation_of(image, file) in (5, 6, 7, 8)
-    exif, xmp, resolution = _exif(image, file), image.info.get("xmp"), image.info.get("dpi")
+    xmp = image.info.get("xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    if resolution is not None:
-        across, down = (float(value) for value in resolution)
-        if min(across, down) <= 0:
-            resolution = None
-        else:
-            resolution = (down, across) if turned else (across, down)
     return Metadata(
         image.info.get("icc_profile"),
-        _upright(exif, turned=turned, is_tiff=image.format == "TIFF"),
+        _upright(_exif(image, file), turned=turned, is_tiff=image.format == "TIFF"),
         None if xmp is None else _ORIENTATION_IN_XMP.sub(rb"\g<1>1", xmp),
-        resolution,
+        _resolution(image.info.get("dpi"), turned),
     )
 
 
@@ -83,17 +82,27 @@ def metadata_of_tiff(file: IO[bytes], tags: Mapping[int, Any], turned: bool) -> 
     with contextlib.suppress(Exception):  # as of BigTIFF, which EXIF has not
         file.seek(0)
         exif.load_from_fp(file)
-    xmp, resolution = tags.get(700), None
-    unit = {2: 1.0, 3: 2.54}.get(int(tags.get(296, 2)))
-    if unit is not None and 282 in tags and 283 in tags:
-        across, down = (a / b * unit for a, b in (tags[282], tags[283]) if a and b)
-        resolution = (down, across) if turned else (across, down)
+    xmp, unit = tags.get(700), _PER_INCH.get(tags.get(296, 2))
+    resolution = None
+    with contextlib.suppress(Exception):  # a damaged one can fail in any way
+        resolution = [over / under * unit for over, under in (tags[282], tags[283])]
     return Metadata(
         tags.get(34675),
         _upright(exif, turned=turned, is_tiff=True),
         None if xmp is None else _ORIENTATION_IN_XMP.sub(rb"\g<1>1", bytes(xmp)),
-        resolution,
+        _resolution(resolution, turned),
     )
+
+
+def _resolution(found: Any, turned: bool) -> tuple[float, float] | None:
+    """Across and down, where both are numbers that a file can hold."""
+    try:
+        across, down = (float(value) for value in found)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    if not (0 < across < _MOST_PER_INCH and 0 < down < _MOST_PER_INCH):
+        return None
+    return (down, across) if turned else (across, down)
 
 
 def orientation_of(image: Image.Image, file: IO[bytes] | None) -> int:
@@ -144,12 +153,15 @@ def _png_chunks(file: IO[bytes], kinds: set[bytes]) -> Iterator[tuple[bytes, byt
 
 
 def _upright(exif: Image.Exif, *, turned: bool, is_tiff: bool) -> Image.Exif | None:
-    """A copy that says the image is upright; without a small picture of the blurred image."""
+    """A copy that says the image is upright, without the thumbnail, which is blurred.
+
+    What can't be written again, as it is damaged, is left out.
+    """
     kept = Image.Exif()
     tables: dict[int, dict[int, Any]] = {}
     with contextlib.suppress(Exception):  # a damaged one can fail in any way
         for tag, value in exif.items():
-            if tag not in (CAMERA_IFD, GPS_IFD) and (tag in _OF_THE_SCENE or not is_tiff):
+            if tag not in (CAMERA_IFD, GPS_IFD) and (tag in OF_THE_SCENE or not is_tiff):
                 kept[tag] = value
         for number in (CAMERA_IFD, GPS_IFD):
             if table := exif.get_ifd(number):
@@ -160,4 +172,24 @@ def _upright(exif: Image.Exif, *, turned: bool, is_tiff: bool) -> Image.Exif | N
     camera = tables.get(CAMERA_IFD, {})
     if turned and _WIDTH in camera and _HEIGHT in camera:
         camera[_WIDTH], camera[_HEIGHT] = camera[_HEIGHT], camera[_WIDTH]
-    return kept if len(kept) or tables else None
+    _keep_what_can_be_written(kept, [kept, *tables.values()])
+    return kept if len(kept) or any(tables.values()) else None
+
+
+def _keep_what_can_be_written(exif: Image.Exif, tables: list[Any]) -> None:
+    if _can_be_written(exif):
+        return
+    entries = [(table, tag, table[tag]) for table in tables for tag in list(table)]
+    for table, tag, _ in entries:
+        del table[tag]
+    for table, tag, value in entries:
+        table[tag] = value
+        if not _can_be_written(exif):
+            del table[tag]
+
+
+def _can_be_written(exif: Image.Exif) -> bool:
+    try:
+        return len(exif.tobytes()) < _MOST_EXIF_BYTES
+    except Exception:  # a damaged one can fail in any way
+        return False

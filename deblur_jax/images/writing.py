@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from deblur_jax.images.files import ImageError, StoredImage, as_8_bits, to_uint8, to_uint16
-from deblur_jax.images.metadata import CAMERA_IFD, GPS_IFD, Metadata
+from deblur_jax.images.metadata import CAMERA_IFD, GPS_IFD, OF_THE_SCENE, Metadata
 from deblur_jax.runtime.files import PathLike, whole_file
 
 FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
@@ -32,6 +32,8 @@ WRITTEN_SUFFIXES = (*LOSSLESS, *_OF_PILLOW)
 _END_OF_IHDR = 33
 """Of a PNG file: 8 bytes of signature, and the first chunk, which has 25."""
 _INCHES_PER_METRE = 39.37007874
+_MOST_XMP_BYTES = 65_500
+"""What a JPEG file can hold."""
 _EXIF_START = b"Exif\0\0"
 _LARGEST_OFFSET = 2**32
 """EXIF within a TIFF has offsets of 32 bits."""
@@ -62,7 +64,7 @@ def write_image(path: PathLike, image: StoredImage, *, quality: int = QUALITY) -
                 _write_png(file, _integers(image.pixels), image.metadata)
             else:
                 _write_with_loss(file, image, _OF_PILLOW[suffix], quality)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a library can refuse an image in any way
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: can't be written: {reason}") from None
 
@@ -142,7 +144,7 @@ def _write_with_loss(file: IO[bytes], image: StoredImage, form: str, quality: in
         options["icc_profile"] = metadata.icc_profile
     if metadata.exif is not None:
         options["exif"] = metadata.exif.tobytes()
-    if metadata.xmp is not None:
+    if metadata.xmp is not None and (form != "JPEG" or len(metadata.xmp) < _MOST_XMP_BYTES):
         options["xmp"] = metadata.xmp
     if metadata.resolution is not None and form == "JPEG":
         options["dpi"] = metadata.resolution
@@ -176,10 +178,14 @@ def _tags(metadata: Metadata) -> list[tuple[int, str, int, Any, bool]]:
     """The tags of EXIF's main table, as TIFF's own; and the XMP packet."""
     tags: list[tuple[int, str, int, Any, bool]] = []
     for number, value in (metadata.exif or {}).items():
+        if number not in OF_THE_SCENE:
+            continue  # how the pixels of another file are stored
         if isinstance(value, str):
-            text = value.encode() + b"\0"
+            text = value.encode("utf-8", "replace") + b"\0"
             tags.append((number, "s", len(text), text, True))
-        elif isinstance(value, int):
+        elif isinstance(value, bytes):
+            tags.append((number, "B", len(value), value, True))
+        elif isinstance(value, int) and 0 <= value < 2**16:
             tags.append((number, "H", 1, value, True))
     if metadata.xmp is not None:
         tags.append((700, "B", len(metadata.xmp), metadata.xmp, True))

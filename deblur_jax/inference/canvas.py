@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deblur_jax.errors import UserError
+from deblur_jax.images.files import as_float
 from deblur_jax.images.reading import FLOAT_RANGE
 from deblur_jax.inference.sizes import Size
 
@@ -65,7 +66,7 @@ class Canvas:
         inside = self._pixels[rows.start : rows.stop, columns.start : columns.stop]
         inside = inside.reshape(*inside.shape[:2], -1)[..., : self._colours]
         if inside.dtype in (np.uint8, np.uint16):
-            values = inside.astype(np.float32) / np.float32(np.iinfo(inside.dtype).max)
+            values = as_float(inside)
         else:
             values = inside.astype(np.float32)
         missing = (rows.stop - self._height, columns.stop - self._width)

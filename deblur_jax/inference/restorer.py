@@ -254,7 +254,7 @@ class Restorer:
 
         Args:
             pixels: an image as of ``__call__``, a numpy array that can be written to.
-            progress: is told, after each part of the work, which share of it that was.
+            progress: called after each part of the work, with the share of the work it was.
 
         Returns:
             ``pixels``.

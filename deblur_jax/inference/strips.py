@@ -80,7 +80,7 @@ class StripRestorer:
         Args:
             params: of the network.
             canvas: the image, its sides multiples of 8.
-            progress: is told, after each pass over a strip, which share of the work that was.
+            progress: called after each pass over a strip, with the share of the work it was.
 
         Raises:
             StripError: if the temporary files don't fit.

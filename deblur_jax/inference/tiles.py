@@ -133,7 +133,7 @@ class TileRestorer:
         Args:
             restore: of one tile, ``blurred -> restored``, (h, w, 3) float32 each.
             canvas: the image, its sides multiples of ``multiple``.
-            progress: is told, after each tile, which share of the work that was.
+            progress: called after each tile, with the share of the work it was.
         """
         parts = list(tiles(canvas.size, self.window(canvas.size), self._overlap))
         for tile in parts:

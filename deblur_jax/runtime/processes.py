@@ -49,7 +49,7 @@ def joined(args: argparse.Namespace) -> Iterator[bool]:
         args: with ``FLAGS``.
 
     Yields:
-        Whether JAX was told of processes: it has put a signal handler of its own in place.
+        Whether JAX was told of processes: then it has installed a signal handler.
 
     Raises:
         ConfigError: if only some of the flags are given, or the others do not come in time.
