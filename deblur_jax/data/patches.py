@@ -2,8 +2,10 @@
 
 import collections
 import concurrent.futures
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,6 +16,7 @@ from deblur_jax.data.transforms import augmented_patch, random_patch
 from deblur_jax.images.files import as_8_bits
 from deblur_jax.images.reading import read_png, read_rgb
 from deblur_jax.images.writing import encoded_png
+from deblur_jax.runtime.files import file_size
 
 PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
@@ -29,6 +32,11 @@ class WholePairs:
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    @property
+    def identity(self) -> str:
+        """Names and sizes in bytes of the files."""
+        return _identity(self._pairs)
 
     def make(self, start: int, end: int) -> Iterator[list[EncodedPair]]:
         """The pairs from ``start`` to ``end``.
@@ -68,6 +76,11 @@ class Patches:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @property
+    def identity(self) -> str:
+        """Names and sizes in bytes of the files."""
+        return _identity(self._pairs)
+
     def make(self, start: int, end: int) -> Iterator[list[EncodedPair]]:
         """The patches of the pairs from ``start`` to ``end``.
 
@@ -92,6 +105,14 @@ class Patches:
             images = encoded_png(patch["blurred"]), encoded_png(patch["sharp"])
             made.append((f"{name}-{number:0{digits}}", *images))
         return made
+
+
+def _identity(pairs: list[tuple[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, (blurred, sharp) in pairs:
+        files = [blurred, *(sharp if isinstance(sharp, tuple) else [sharp])]
+        digest.update(f"{name}\0{[file_size(file) for file in files]}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
 
 
 def _in_threads(

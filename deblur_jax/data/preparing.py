@@ -51,9 +51,14 @@ class PairMaker(Protocol):
 
     Attributes:
         items_per_shard: how many go into one file.
+        identity: of the items; where it is another one than before a stop, all is made anew.
     """
 
     items_per_shard: int
+
+    @property
+    def identity(self) -> str:
+        """See above."""
 
     def __len__(self) -> int: ...
 
@@ -89,6 +94,8 @@ class Preparation:
         self.folder = self._out if is_remote else epath.Path(f"{name}.partial")
         wanted = json.loads(json.dumps(dict(command), default=str))
         self._check_plan(wanted)
+        above = [] if is_remote else list(Path(self.folder).parents)
+        self._made = [folder for folder in above if not folder.exists()]
         make_folder(self.folder)
         try:
             write_whole(self.folder / _PLAN, json.dumps(wanted))
@@ -124,6 +131,9 @@ class Preparation:
     def _clear(self) -> None:
         if self.folder != self._out:
             shutil.rmtree(self.folder, ignore_errors=True)
+            for folder in self._made:
+                with contextlib.suppress(OSError):  # another program has put something there
+                    folder.rmdir()
             return
         self._delete(_PLAN, _INDICES, NAME)
 
@@ -185,6 +195,7 @@ class Preparation:
         count = max(1, -(-len(maker) // maker.items_per_shard))
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         stored = []
+        self._begin_anew_if_changed(data, split, [len(maker), count, maker.identity])
         for shard in range(count):
             start = shard * maker.items_per_shard
             end = min(len(maker), start + maker.items_per_shard)
@@ -206,6 +217,17 @@ class Preparation:
             num_bytes=sum(shard["bytes"] for shard in stored),
             filename_template=template,
         )
+
+    def _begin_anew_if_changed(self, data: epath.Path, split: str, items: list[Any]) -> None:
+        """Deletes the shards of a split whose items are not those that it was begun with."""
+        file = self.folder / _INDICES / f"{split}.json"
+        if file.exists() and json.loads(file.read_text()) != items:
+            for stale in [
+                *data.glob(f"{NAME}-{split}.*"),
+                *(self.folder / _INDICES).glob(f"{split}-*.json"),
+            ]:
+                stale.unlink()
+        write_whole(file, json.dumps(items))
 
     def finish(self, *names: str) -> None:
         """Gives what is done its place, and deletes the rest.

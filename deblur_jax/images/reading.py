@@ -229,9 +229,7 @@ def _open_heif(file: IO[bytes]) -> Any:
     try:
         import pillow_heif
     except ImportError:
-        raise ValueError(
-            "HEIC needs the package pillow-heif: pip install 'deblur_jax[heic]'"
-        ) from None
+        raise ValueError("HEIC needs the package pillow-heif: pip install pillow-heif") from None
     return pillow_heif.open_heif(file, convert_hdr_to_8bit=False)
 
 

@@ -156,7 +156,19 @@ def test_after_an_error_not_even_a_folder_stays(make_pairs, tmp_path):
     root = make_pairs({"a": (64, 64), "b": (64, 64)})
     (root / "sharp/b.png").write_bytes((root / "sharp/b.png").read_bytes()[:6000])
     assert prepare(root, tmp_path / "new/out").returncode == 1
-    assert not list((tmp_path / "new").iterdir())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_source_that_changed_after_the_stop_is_prepared_anew(make_pairs, tmp_path):
+    root, out = make_pairs(dict.fromkeys("abc", (16, 16))), tmp_path / "out"
+    assert stopped_prepare(root, out, after=2).returncode == 143
+    make_pairs({"aa": (16, 16), "d": (16, 16)}, root=root)
+    assert prepare(root, out).returncode == 0
+    whole, prepared = FolderPairs(root), open_pairs(str(out), "train")
+    assert prepared.names == whole.names == ["a", "aa", "b", "c", "d"]
+    for index in range(5):
+        np.testing.assert_array_equal(prepared[index]["sharp"], whole[index]["sharp"])
+    assert len(list(out.rglob("*.array_record*"))) == 1
 
 
 def test_opening_reads_the_index_and_no_images(make_pairs, tmp_path, monkeypatch):
