@@ -1,6 +1,7 @@
 """What a user can put right: errors that the commands print as one line."""
 
 import contextlib
+import logging as standard_logging
 import os
 import sys
 import threading
@@ -31,6 +32,9 @@ def one_line_errors() -> Iterator[None]:
     sys.unraisablehook = _print_of_main_thread
     warnings.showwarning = _print_warning
     threading.excepthook = _print_one_line
+    # Of the arrays that are saved side by side, the first that fails arrives as an exception; what
+    # asyncio reports of the others, with tracebacks, says the same.
+    standard_logging.getLogger("asyncio").disabled = True
     try:
         yield
     except UserError as error:
