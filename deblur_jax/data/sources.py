@@ -21,6 +21,7 @@ from deblur_jax.data.prepared import (
 from deblur_jax.data.synthetic import SyntheticPairs
 
 _SYNTHETIC = "synthetic:"
+_SHARP = "sharp:"
 
 
 def open_pairs(
@@ -39,7 +40,9 @@ def open_pairs(
             "synthetic:FAMILY", the embedded data set;
             a folder that ``deblur-jax prepare`` made;
             a folder of pairs, or one with such folders called train/, validation/ and test/, or
-            as ``layouts`` says else.
+            as ``layouts`` says else;
+            "sharp:NAME", the sharp images of NAME twice: a network that also trains on these
+            learns to leave sharp images as they are.
             A data set without splits is returned whole, whatever ``split`` is.
         split: "train", "validation" or "test".
         length: number of pairs of the embedded data set.
@@ -50,6 +53,9 @@ def open_pairs(
     Raises:
         PairError, ImageError: if the data set is missing, broken, or has other splits only.
     """
+    if name.startswith(_SHARP):
+        options = {"length": length, "size": size, "seed": seed, "loose_names": loose_names}
+        return SharpTwice(open_pairs(name.removeprefix(_SHARP), split, **options))
     if is_embedded(name):
         family = name.removeprefix(_SYNTHETIC)
         return SyntheticPairs(family, split, length=length, size=size, seed=seed)
@@ -89,10 +95,17 @@ def fingerprint(name: str) -> str | None:
         f"{part if on_disk is None else on_disk}={share}"
         for (part, share), on_disk in zip(shares, parts, strict=True)
     ]
-    return hashlib.sha256(",".join(described).encode("utf-8", "replace")).hexdigest()
+    return _sha256(",".join(described))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _fingerprint(name: str) -> str | None:
+    if name.startswith(_SHARP):
+        on_disk = _fingerprint(name.removeprefix(_SHARP))
+        return None if on_disk is None else _sha256(f"{_SHARP}{on_disk}")
     if is_embedded(name):
         return None
     available = available_splits(name)
@@ -103,6 +116,7 @@ def _fingerprint(name: str) -> str | None:
 
 def what_is_passed_over(name: str, split: str) -> list[str]:
     """Lines on files in a data set's folders of images that are no images."""
+    name = name.removeprefix(_SHARP)
     if is_embedded(name) or is_prepared(name):
         return []
     return folder.what_is_passed_over(split_folders(name).get(split, name))
@@ -110,6 +124,7 @@ def what_is_passed_over(name: str, split: str) -> list[str]:
 
 def available_splits(name: str) -> list[str]:
     """The splits of a data set on disk, by our names; empty if it is one undivided set."""
+    name = name.removeprefix(_SHARP)
     if is_prepared(name):
         return [split for split in prepared_splits(name) if split != UNDIVIDED]
     if not epath.Path(name).is_dir():
@@ -155,7 +170,7 @@ def _joined(sources: Sequence[PairSource], shares: Sequence[float]) -> PairSourc
 def _with_validation(
     name: str, train: PairSource, config: DataConfig, options: dict
 ) -> tuple[PairSource, PairSource]:
-    if is_embedded(name):
+    if is_embedded(name.removeprefix(_SHARP)):
         return train, open_pairs(name, "validation", length=config.validation_limit, **options)
     if "validation" in available_splits(name):
         return train, open_pairs(name, "validation")
@@ -231,3 +246,19 @@ class Subset:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return self._source[self._indices[index]]
+
+
+class SharpTwice:
+    """The sharp images of a source, each paired with itself."""
+
+    def __init__(self, source: PairSource) -> None:
+        self._source = source
+        self.names = source.names
+        self.sizes = getattr(source, "sizes", None)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        sharp = self._source[index]["sharp"]
+        return {"blurred": sharp, "sharp": sharp}

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from deblur_jax.data import scenes
 from deblur_jax.data.exposure import Layer, averaged
@@ -16,6 +16,10 @@ from deblur_jax.images.files import to_uint8
 _SHARE_WITH_OBJECTS = 0.45
 _SHARE_LINEAR = 0.5
 _SHARE_HIGHLIGHTS = 0.3
+_SHARE_SOFT = 0.5
+_SOFTNESS = (0.3, 0.9)
+"""Standard deviation, in pixels, of the blur by lens and focus that stays in the sharp image: frames
+of a camera are softer than photographs reduced until they are sharp at pixel level."""
 _SHARE_NOISY = 0.3
 _SHARE_JPEG = 0.25
 _FEWEST_SUBFRAMES = 9
@@ -92,18 +96,21 @@ class PhotographScenes:
         background = poses(0, times)
         margin = _reach(background, self.size)
         canvas = self.size + 2 * margin
-        view = random_view(rng, self._any_photograph(rng), canvas)
+        softness = rng.uniform(*_SOFTNESS) if rng.random() < _SHARE_SOFT else 0.0
+        view = self._view(rng, canvas, softness)
         layers = [Layer(view, background @ _shift(-margin, -margin))]
         for position in range(1, len(planes)):
             extent = extents[position]
-            view = random_view(rng, self._any_photograph(rng), extent)
+            view = self._view(rng, extent, softness)
             view.putalpha(scenes.shape_mask(rng, extent))
             corner = centres[position] - extent // 2
             layers.append(Layer(view, poses(position, times) @ _shift(*corner)))
         return layers, max(paths)
 
-    def _any_photograph(self, rng: np.random.Generator) -> Photograph:
-        return self.photographs[int(rng.integers(len(self.photographs)))]
+    def _view(self, rng: np.random.Generator, size: int, softness: float) -> Image.Image:
+        photograph = self.photographs[int(rng.integers(len(self.photographs)))]
+        view = random_view(rng, photograph, size)
+        return view.filter(ImageFilter.GaussianBlur(softness)) if softness else view
 
 
 def _longest(poses: np.ndarray, size: int, centre: np.ndarray) -> float:

@@ -1,10 +1,12 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from deblur_jax.data.config import DataConfig
 from deblur_jax.data.layouts import PairError
 from deblur_jax.data.sources import (
+    fingerprint,
     open_pairs,
     open_training_pairs,
     validation_indices,
@@ -23,6 +25,21 @@ def test_splits_are_folders(make_pairs, tmp_path):
 def test_a_set_without_splits_gives_all_it_has(make_pairs):
     root = make_pairs({"a": (8, 8)})
     assert open_pairs(str(root), "test").names == ["a"]
+
+
+def test_the_sharp_images_of_a_set_can_be_pairs_of_their_own(make_pairs, tmp_path):
+    root = str(make_pairs({"a_1": (8, 12), "b_1": (8, 8)}, root=tmp_path / "pairs"))
+    pairs, both = open_pairs(f"sharp:{root}", "train"), open_pairs(root, "train")
+    assert pairs.names == both.names
+    for index in range(2):
+        np.testing.assert_array_equal(pairs[index]["blurred"], both[index]["sharp"])
+        np.testing.assert_array_equal(pairs[index]["sharp"], both[index]["sharp"])
+    assert fingerprint(f"sharp:{root}") not in (None, fingerprint(root))
+    config = DataConfig(train=f"{root}=0.9,sharp:{root}=0.1", validation_fraction=0.5)
+    train, validation = open_training_pairs(config, seed=0)
+    assert train.names == ["a_1", "a_1"]
+    assert validation is not None
+    assert validation.names == ["b_1", "b_1"]
 
 
 def test_an_unknown_data_set_is_named():
