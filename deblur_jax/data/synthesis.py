@@ -18,8 +18,8 @@ _SHARE_LINEAR = 0.5
 _SHARE_HIGHLIGHTS = 0.3
 _SHARE_SOFT = 0.5
 _SOFTNESS = (0.3, 0.9)
-"""Standard deviation, in pixels, of the blur by lens and focus that stays in the sharp image: frames
-of a camera are softer than photographs reduced until they are sharp at pixel level."""
+"""Standard deviation, in pixels, of the blur by lens and focus that the sharp image has as well:
+frames of a camera are softer than photographs reduced until they are sharp at pixel level."""
 _SHARE_NOISY = 0.3
 _SHARE_JPEG = 0.25
 _FEWEST_SUBFRAMES = 9
