@@ -22,6 +22,7 @@ FLOORS = (
     ("models",),
     ("ops",),
     ("data",),
+    ("pages",),
     ("images",),
     ("runtime",),
     ("config",),

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import deblur_jax
 from deblur_jax.commands.flags import say
 from deblur_jax.commands.targets import Job, plan_targets
 from deblur_jax.data.sources import is_embedded
@@ -23,8 +24,10 @@ from deblur_jax.images.writing import FORMATS, LOSSLESS, QUALITY, write_image
 from deblur_jax.inference.canvas import RestorationError
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
+from deblur_jax.pages.comparison import PAGE, Comparison
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.files import check_output_folder, make_folder
+from deblur_jax.runtime.names import shown
 from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.weights.shipped import DEFAULT_WEIGHTS
 
@@ -101,6 +104,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave images out that are restored already, to go on after a stop",
     )
     parser.add_argument(
+        "--compare",
+        action="store_true",
+        help=f"write {PAGE} too, a page with every image before and after",
+    )
+    parser.add_argument(
         "--dry_run", action="store_true", help="print what would be written, and write nothing"
     )
 
@@ -151,12 +159,18 @@ def run(args: argparse.Namespace) -> None:
     say(_notes_on_weights(restorer))
 
     start = time.monotonic()
-    report = _restore_all(restorer, jobs, args)
+    comparison = Comparison(Path(args.out)) if args.compare else None
+    report = _restore_all(restorer, jobs, args, comparison)
     seconds = time.monotonic() - start
     print(
         f"{len(jobs) - len(report.failures)} of {len(jobs)} images restored in {seconds:.1f} s: "
         f"{args.out}" + (f"; {skipped} were there already" if skipped else "")
     )
+    if comparison is not None:
+        there = [job for job in plan.jobs if job not in set(jobs)]
+        print(
+            f"before and after: {_write_page(comparison, plan.jobs, there, report, restorer, args)}"
+        )
     say(plan.notes)
     for job in jobs:
         say(f"{job.source} {note}" for note in report.notes.get(job.source, ()))
@@ -176,7 +190,34 @@ def _notes_on_weights(restorer: Restorer) -> list[str]:
     ]
 
 
-def _restore_all(restorer: Restorer, jobs: list[Job], args: argparse.Namespace) -> _Report:
+def _write_page(
+    comparison: Comparison,
+    jobs: list[Job],
+    there: list[Job],
+    report: _Report,
+    restorer: Restorer,
+    args: argparse.Namespace,
+) -> Path:
+    """Writes the page; of images that were there already, the files are read."""
+    for job in there:
+        with _failures_kept(job, report):
+            comparison.before(job.target, read_image(job.source))
+            comparison.after(job.target, str(job.source), read_image(job.target))
+    foot = {"deblur_jax": deblur_jax.__version__, "weights": shown(args.weights)}
+    if restorer.digest is not None:
+        foot["digest"] = restorer.digest
+    if args.ensemble:
+        foot["ensemble"] = args.ensemble
+    return comparison.write(
+        [job.target for job in jobs],
+        [report.failures[job.source] for job in jobs if job.source in report.failures],
+        foot,
+    )
+
+
+def _restore_all(
+    restorer: Restorer, jobs: list[Job], args: argparse.Namespace, comparison: Comparison | None
+) -> _Report:
     """All devices of this machine take images from one queue; files are read beside them."""
     report, sizes = _Report(), {}
     for job in jobs:
@@ -209,9 +250,13 @@ def _restore_all(restorer: Restorer, jobs: list[Job], args: argparse.Namespace) 
                 image = read_image(job.source, max_pixels=args.max_megapixels * _MEGA)
                 pixels = np.require(image.pixels, requirements=["C", "W"])
                 image = dataclasses.replace(image, pixels=pixels)  # the other memory is given back
+                if comparison is not None:
+                    comparison.before(job.target, image)
                 _restore_in_place(idle, pixels, progress)
                 make_folder(job.target.parent)
                 write_image(job.target, image, quality=args.quality)
+                if comparison is not None:
+                    comparison.after(job.target, str(job.source), image)
                 losses = [] if job.target.suffix in LOSSLESS else _losses(image, job.target)
                 report.notes[job.source] = (*image.notes, *losses)
 

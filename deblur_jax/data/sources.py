@@ -54,7 +54,12 @@ def open_pairs(
         PairError, ImageError: if the data set is missing, broken, or has other splits only.
     """
     if name.startswith(_SHARP):
-        options = {"length": length, "size": size, "seed": seed, "loose_names": loose_names}
+        options: dict[str, Any] = {
+            "length": length,
+            "size": size,
+            "seed": seed,
+            "loose_names": loose_names,
+        }
         return SharpTwice(open_pairs(name.removeprefix(_SHARP), split, **options))
     if is_embedded(name):
         family = name.removeprefix(_SYNTHETIC)

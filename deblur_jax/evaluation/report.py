@@ -104,7 +104,7 @@ def write_all(out: epath.Path, summary: dict[str, Any], pairs: PairSource) -> No
     write_whole(out / "per_image.csv", per_image_csv(summary))
     write_whole(
         out / "report.html",
-        page(summary, facts(summary), remarks(summary), pairs, out / "restored"),
+        page(summary, methods(summary), facts(summary), remarks(summary), pairs, out),
     )
 
 
@@ -139,26 +139,38 @@ def remarks(summary: dict[str, Any]) -> list[str]:
 def markdown(summary: dict[str, Any]) -> str:
     """A table with this run beside the published rows of its protocol."""
     protocol = PROTOCOLS[summary.get("protocol", "folder")]
-    method = summary.get("model", "this run")
-    if summary.get("ensemble"):
-        method += f", {summary['ensemble']}"
-    lines = [
-        f"# {protocol.title}",
-        "",
-        "| method | PSNR | SSIM | |",
-        "|---|---|---|---|",
-        f"| **{method}** | **{summary['psnr']:.2f}** | "
-        f"**{summary['ssim']:.4f}** | measured by this run |",
-        f"| the blurred images | {summary['psnr_blurred']:.2f} | {summary['ssim_blurred']:.4f} | "
-        "measured by this run |",
-    ]
-    lines += [
-        f"| {row.method} | {row.psnr:.2f} | {row.ssim:.3f} | published: {row.source} |"
-        for row in protocol.published
-    ]
+    lines = [f"# {protocol.title}", "", "| method | PSNR | SSIM | |", "|---|---|---|---|"]
+    for row in methods(summary):
+        cells = [row["method"], f"{row['psnr']:.2f}", f"{row['ssim']:{row['form']}}"]
+        if row["is_this_run"]:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} | {row['source']} |")
     lines += ["", *(f"- {key}: {value}" for key, value in facts(summary).items())]
     lines += [f"- {remark}" for remark in remarks(summary)]
     return "\n".join(lines) + "\n"
+
+
+def methods(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """This run, the blurred images, and the published rows of the protocol.
+
+    Returns:
+        For each the keys ``method``, ``psnr``, ``ssim``, ``form`` (of the SSIM), ``source`` and
+        ``is_this_run``.
+    """
+    name = summary.get("model", "this run")
+    if summary.get("ensemble"):
+        name += f", {summary['ensemble']}"
+    measured = {"form": ".4f", "source": "measured by this run"}
+    blurred = {"psnr": summary["psnr_blurred"], "ssim": summary["ssim_blurred"]}
+    restored = {"psnr": summary["psnr"], "ssim": summary["ssim"]}
+    rows = [
+        {"method": name, **restored, **measured, "is_this_run": True},
+        {"method": "the blurred images", **blurred, **measured, "is_this_run": False},
+    ]
+    for row in PROTOCOLS[summary.get("protocol", "folder")].published:
+        numbers = {"method": row.method, "psnr": row.psnr, "ssim": row.ssim, "form": ".3f"}
+        rows.append({**numbers, "source": f"published: {row.source}", "is_this_run": False})
+    return rows
 
 
 def facts(summary: dict[str, Any]) -> dict[str, str]:

@@ -46,6 +46,26 @@ def test_a_folder_of_all_kinds(photos, tiny_weights, tmp_path):
     assert pixels(out / "colour.png").shape == (17, 23, 3)
 
 
+def test_a_page_shows_every_image_before_and_after(photos, tiny_weights, tmp_path):
+    out = tmp_path / "out"
+    assert run(tiny_weights, out, photos / "grey.png", photos / "deep.png").returncode == 0
+    (photos / "broken.jpg").write_bytes(b"not an image")
+    result = run(tiny_weights, out, photos, "--compare", "--skip_existing")
+    assert result.returncode == 1
+    assert f"before and after: {out / 'compare.html'}" in result.stdout
+    page = (out / "compare.html").read_text()
+    assert page.count('class="slider"') == 4  # two of them had been restored before
+    assert "not restored: " in page
+    assert f"weights: {tiny_weights}" in page
+    for name in ("colour.png", "grey.png", "trip/alpha.png", "deep.png"):
+        assert f'href="{name}"' in page
+        for when, source in (("before", photos / name), ("after", out / name)):
+            assert f"compare/{name}.{when}.jpg" in page
+            if name == "grey.png":
+                shown = pixels(out / f"compare/{name}.{when}.jpg").astype(int)
+                assert np.abs(shown - pixels(source)).mean() < 12
+
+
 def test_unreadable_files_are_named_and_the_rest_go_on(photos, tiny_weights, tmp_path):
     (photos / "broken.jpg").write_bytes(b"not an image")
     cut = (photos / "colour.jpg").read_bytes()

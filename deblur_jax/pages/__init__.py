@@ -1,0 +1,1 @@
+"""Pages for a browser: templates, and images made small enough for them."""

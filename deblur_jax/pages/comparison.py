@@ -1,0 +1,98 @@
+"""A page with every image before and after, its previews beside it."""
+
+import dataclasses
+import datetime
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deblur_jax.images.files import StoredImage
+from deblur_jax.pages.images import as_jpeg, preview
+from deblur_jax.pages.template import render
+from deblur_jax.runtime.files import make_folder, write_whole
+from deblur_jax.runtime.names import file_name
+
+PAGE = "compare.html"
+_FOLDER = "compare"
+_SHOWN_PIXELS = 1600
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """One image of the page; files relative to the page."""
+
+    name: str
+    full: str
+    before: str
+    after: str
+    width: int
+    height: int
+
+
+class Comparison:
+    """Collects images, from several threads too, and writes the page.
+
+    Args:
+        out: the folder of the restored images; the page is compare.html there, its previews lie in
+            compare/.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._images: dict[Path, _Shown] = {}
+        self._lock = threading.Lock()
+
+    def before(self, target: Path, image: StoredImage) -> None:
+        """Writes the preview of an image before restoration.
+
+        Args:
+            target: the file of the restored image, in the folder.
+            image: as it was read.
+
+        Raises:
+            FolderError, FileError: if it can't be written.
+        """
+        self._write(target, "before", image)
+
+    def after(self, target: Path, name: str, image: StoredImage) -> None:
+        """Writes the preview of the restored image, called ``name`` in the page."""
+        width, height = self._write(target, "after", image)
+        relative = target.relative_to(self._out).as_posix()
+        before, after = (self._file(target, when).as_posix() for when in ("before", "after"))
+        with self._lock:
+            self._images[target] = _Shown(name, relative, before, after, width, height)
+
+    def write(
+        self, order: Sequence[Path], failures: Sequence[str], foot: Mapping[str, str]
+    ) -> Path:
+        """Writes the page.
+
+        Args:
+            order: of the targets.
+            failures: lines on images that were not restored.
+            foot: what was used: version, weights, digest.
+
+        Returns:
+            The file.
+        """
+        images = [self._images[target] for target in order if target in self._images]
+        page = render(
+            "compare.html",
+            title=f"{len(images)} images before and after",
+            images=images,
+            failures=failures,
+            foot={**foot, "date": f"{datetime.date.today():%Y-%m-%d}"},
+        )
+        write_whole(self._out / PAGE, page)
+        return self._out / PAGE
+
+    def _file(self, target: Path, when: str) -> Path:
+        relative = Path(_FOLDER) / target.relative_to(self._out)
+        return relative.with_name(file_name(relative.name, f".{when}.jpg"))
+
+    def _write(self, target: Path, when: str, image: StoredImage) -> tuple[int, int]:
+        file = self._out / self._file(target, when)
+        small = preview(image, _SHOWN_PIXELS)
+        make_folder(file.parent)
+        write_whole(file, as_jpeg(small))
+        return small.size
