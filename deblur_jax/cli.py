@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": "official weights into a weights folder",
     "analyse": "inverse filters, receptive fields, gates",
     "plan": "plan a run on TPUs: memory, operations, days",
+    "demo": "a page on this machine to try restoration on",
 }
 """Each is a module of ``deblur_jax.commands`` with ``add_arguments(parser, words)`` and ``run``."""
 

@@ -13,6 +13,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("commands",),
+    ("demo",),
     ("planning",),
     ("training",),
     ("analysis",),
