@@ -26,6 +26,7 @@ COMMANDS = {
     "prepare": "pairs of images into array_record files",
     "convert": "official weights into a weights folder",
     "analyse": "inverse filters, receptive fields, gates",
+    "export": "a network for other programs, as StableHLO or ONNX",
     "plan": "plan a run on TPUs: memory, operations, days",
     "demo": "a page on this machine to try restoration on",
 }

@@ -14,6 +14,7 @@ FLOORS = (
     ("cli",),
     ("commands",),
     ("demo",),
+    ("export",),
     ("planning",),
     ("training",),
     ("analysis",),

@@ -150,6 +150,11 @@ class Restorer:
         restore = make_masked_restore_fn(self.model, self.compute, self.device.platform)
         return self._compiled(restore if ensemble is None else with_ensemble(restore, ensemble))
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of images of ``restore_fn`` must be multiples of it."""
+        return self._size_multiple
+
     def _compiled(self, function: Callable) -> Compiled:
         platform, deterministic = self.device.platform, self.compute.deterministic
         return Compiled(function, compiler_options(platform, deterministic=deterministic))

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deblur_jax.ops.resize import every_nth
+
 
 def max_pool_2x2(features: jax.Array) -> jax.Array:
     """The largest of every cell of 2x2 pixels: (b, h, w, c) to (b, h/2, w/2, c), h and w even.
@@ -26,4 +28,4 @@ def max_pool_2x2_by_windows(features: jax.Array) -> jax.Array:
 
 def corners(features: jax.Array) -> list[jax.Array]:
     """The upper left pixels of all cells, the upper right ones, the lower left, the lower right."""
-    return [features[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return [every_nth(features, 2, row, column) for row in (0, 1) for column in (0, 1)]

@@ -71,7 +71,8 @@ def _scan(inputs: jax.Array, gates: jax.Array, direction: Direction) -> jax.Arra
         h = g * (h - x) + x
         return h, h
 
-    _, states = jax.lax.scan(step, jnp.zeros_like(lines[0][0]), lines, reverse=reverse)
+    before = jnp.zeros_like(jax.lax.squeeze(jax.lax.slice_in_dim(lines[0], 0, 1), [0]))
+    _, states = jax.lax.scan(step, before, lines, reverse=reverse)
     return jnp.moveaxis(states, 0, axis).astype(inputs.dtype)
 
 

@@ -6,7 +6,16 @@ import jax.numpy as jnp
 
 def downsample_nearest(images: jax.Array, factor: int) -> jax.Array:
     """Keeps every ``factor``-th row and column: (b, h, w, c) to (b, h/f, w/f, c)."""
-    return images[:, ::factor, ::factor, :]
+    return every_nth(images, factor)
+
+
+def every_nth(images: jax.Array, step: int, row: int = 0, column: int = 0) -> jax.Array:
+    """Every ``step``-th row from ``row`` on, and column from ``column`` on: (b, h, w, c).
+
+    Unlike an index, which becomes a gather there, this stays a slice where h and w are symbols, as
+    in exports.
+    """
+    return jax.lax.slice(images, (0, row, column, 0), images.shape, (1, step, step, 1))
 
 
 def upsample_nearest(images: jax.Array, factor: int) -> jax.Array:
@@ -62,6 +71,21 @@ def upsample_caffe_bilinear(images: jax.Array) -> jax.Array:
 
 
 def upsample_half_pixel_bilinear(images: jax.Array) -> jax.Array:
-    """Doubles height and width with half-pixel centres: (b, h, w, c) to (b, 2h, 2w, c)."""
-    b, h, w, c = images.shape
-    return jax.image.resize(images, (b, 2 * h, 2 * w, c), "bilinear")
+    """Doubles height and width with half-pixel centres: (b, h, w, c) to (b, 2h, 2w, c).
+
+    Per axis ``out[2i] = x[i-1]/4 + 3x[i]/4`` and ``out[2i+1] = 3x[i]/4 + x[i+1]/4``, where the
+    border is repeated.
+    """
+    for axis in (1, 2):
+        length = images.shape[axis]
+        first = jax.lax.slice_in_dim(images, 0, 1, axis=axis)
+        last = jax.lax.slice_in_dim(images, length - 1, length, axis=axis)
+        wider = jnp.concatenate([first, images, last], axis=axis)
+        before = jax.lax.slice_in_dim(wider, 0, length, axis=axis)
+        following = jax.lax.slice_in_dim(wider, 2, length + 2, axis=axis)
+        near = 0.75 * images
+        doubled = jnp.stack([near + 0.25 * before, near + 0.25 * following], axis=axis + 1)
+        shape = list(images.shape)
+        shape[axis] *= 2
+        images = doubled.reshape(shape)
+    return images
