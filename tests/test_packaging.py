@@ -15,8 +15,9 @@ def test_every_room_is_in_the_package():
 
 def test_files_that_are_no_code_are_in_the_package():
     suffixes = {file.suffix for file in (ROOT / "deblur_jax").rglob("*") if file.is_file()}
-    assert suffixes - {".pyc"} == {".py", ".html", ".typed", ".safetensors"}
+    assert suffixes - {".pyc"} == {".py", ".html", ".typed", ".safetensors", ".jpg", ".txt"}
     assert SETUPTOOLS["package-data"] == {
         "*": ["*.html", "py.typed"],
+        "deblur_jax.demo": ["examples/*"],
         "deblur_jax.weights": ["files/*"],
     }

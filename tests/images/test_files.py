@@ -1,5 +1,6 @@
 import imagecodecs
 import numpy as np
+import PIL
 import pytest
 import tifffile
 from hypothesis import given
@@ -85,6 +86,8 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
 
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr", "I", "PA", "La"])
 def test_other_modes_are_read(tmp_path, mode):
+    if mode == "YCbCr" and PIL.__version__ < "13":
+        pytest.skip("Pillow 12 takes its own TIFF files of YCbCr for truncated")
     file = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr", "I", "PA", "La") else "image.png")
     source = Image.fromarray(random_pixels(3))
     if mode == "I":
