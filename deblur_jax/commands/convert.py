@@ -4,8 +4,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
+from etils import epath
 from flax import nnx
 
+import deblur_jax
 from deblur_jax.config import ConfigError
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.models import (
@@ -16,13 +20,18 @@ from deblur_jax.models import (
     count_params,
     model_config,
 )
+from deblur_jax.weights.digest import digest_of
 from deblur_jax.weights.folder import config_of, save_weights
 from deblur_jax.weights.load import load_weights
-from deblur_jax.weights.official import load_caffe, load_torch
-from deblur_jax.weights.safetensors_file import SUFFIX, is_safetensors, save_safetensors
+from deblur_jax.weights.official import load_caffe, load_torch, state_dict_from_params
+from deblur_jax.weights.safetensors_file import SUFFIX, is_safetensors, save_safetensors, write_new
+from deblur_jax.weights.torch_writer import torch_file
 from deblur_jax.weights.vgg16 import load_vgg16
 
 _MODELS = ("mimo_unet", "mimo_unet_plus", "svrnn", "vgg16")
+_TORCH = (".pkl", ".pth", ".pt")
+_UNDER = "model"
+"""The official code looks for the state dict there."""
 _SIZES = ("base_channels", "num_res_blocks", "rnn_channels", "guidance_channels")
 _LOADERS: dict[type, Callable[..., nnx.State]] = {
     MIMOUNetConfig: load_torch,
@@ -39,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="a workdir, a checkpoint, a weights folder or file; the official .pkl (MIMO-UNet) or "
         ".caffemodel (SVRNN); .pth or .caffemodel (VGG-16)",
     )
-    parser.add_argument("out", help=f"the folder to make, or a file named *{SUFFIX}")
+    parser.add_argument(
+        "out",
+        help=f"the folder to make, or a file named *{SUFFIX}, or MIMO-UNet's official file, named "
+        f"{', '.join('*' + suffix for suffix in _TORCH)}",
+    )
     parser.add_argument(
         "--model", choices=_MODELS, help="of an official file; needed for VGG-16 and other sizes"
     )
@@ -50,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     )
     parser.add_argument(
         "--half", action="store_true", help=f"store numbers of 16 bits, in a file *{SUFFIX}"
+    )
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help=f"give the arrays of a file *{SUFFIX} MIMO-UNet's official names and layout",
     )
     parser.add_argument("--about", help="what a reader should know of these weights")
 
@@ -63,19 +81,37 @@ def run(args: argparse.Namespace) -> None:
         CheckpointError: if there are no weights, or what is to be made exists or can't be written.
     """
     into_file = is_safetensors(args.out)
+    into_torch = epath.Path(args.out).suffix in _TORCH
     if args.half and not into_file:
-        raise ConfigError(f"--half: a folder keeps float32; name a file, {args.out}{SUFFIX}")
+        kind = "an official file" if into_torch else "a folder"
+        raise ConfigError(f"--half: {kind} keeps float32; name a file *{SUFFIX}")
+    if args.official and (args.half or not into_file):
+        raise ConfigError(f"--official is for files *{SUFFIX}, in float32")
     model, params, written = _read(args)
     about = args.about or written.get("about") or f"converted from {args.weights}"
     data = written.get("data", {}).get("train", "")
     trained_on = data if is_embedded(data) else None  # another name may be a path of this machine
-    if into_file:
+    if into_torch or args.official:
+        write_new(args.out, _official_file(model, params, args))
+    elif into_file:
         config = config_of(model, about=about, trained_on=trained_on)
         dtype = "float16" if args.half else "float32"
         save_safetensors(args.out, params, config, dtype=dtype)
     else:
         save_weights(args.out, params, model, about=about, trained_on=trained_on)
     print(f"{model.name}, {count_params(params):,} parameters: weights in {args.out}")
+
+
+def _official_file(model: NetworkConfig, params: nnx.State, args: argparse.Namespace) -> bytes:
+    if not isinstance(model, MIMOUNetConfig):
+        raise ConfigError(f"{args.out}: MIMO-UNet's official form; the weights are {model.name}'s")
+    state_dict = state_dict_from_params(params)
+    if not args.official:
+        return torch_file(_UNDER, state_dict)
+    arrays = {name: np.ascontiguousarray(array) for name, array in state_dict.items()}
+    described = {"model": model.name, "version": deblur_jax.__version__}
+    digest = digest_of(params).all
+    return safetensors.numpy.save(arrays, {"format": "pt", **described, "digest": digest})
 
 
 def _read(args: argparse.Namespace) -> tuple[NetworkConfig, nnx.State, dict[str, Any]]:

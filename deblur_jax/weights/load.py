@@ -8,7 +8,12 @@ from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.digest import digest_of
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import Weights, read_weights
-from deblur_jax.weights.official import load_caffe, load_torch, torch_config
+from deblur_jax.weights.official import (
+    has_official_names,
+    load_caffe,
+    load_torch,
+    torch_config,
+)
 from deblur_jax.weights.safetensors_file import is_safetensors, read_safetensors
 from deblur_jax.weights.shipped import resolve_weights
 from deblur_jax.weights.torch_file import is_torch_file
@@ -20,7 +25,8 @@ def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool 
     Args:
         path: local or remote: a weights folder, a checkpoint, the workdir of a training run, a
             ``.safetensors`` file that ``deblur-jax convert`` made, or an official file, SVRNN's
-            ``.caffemodel`` or MIMO-UNet's ``.pkl``, converted on the fly; or the name of weights
+            ``.caffemodel`` or MIMO-UNet's ``.pkl`` (or a ``.safetensors`` file with its names),
+            converted on the fly; or the name of weights
             that come with the package.
         device: where the parameters go; the first one by default.
         ema: their moving average instead, of a run that kept one.
@@ -34,10 +40,11 @@ def load_weights(path: PathLike, *, device: jax.Device | None = None, ema: bool 
         return read_weights(file, device, ema=ema)
     if ema:
         raise CheckpointError(f"{path}: a single file keeps no moving average")
-    if is_safetensors(file):
+    official = is_safetensors(file) and has_official_names(file)
+    if is_safetensors(file) and not official:
         return read_safetensors(file, device)
     model: NetworkConfig
-    if is_torch_file(file):
+    if official or is_torch_file(file):
         model = torch_config(file)
         params = load_torch(file, model)
     else:

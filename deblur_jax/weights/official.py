@@ -4,18 +4,22 @@ MIMO-UNet's are PyTorch files, SVRNN's is a Caffe file. Every array must be used
 both sides.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from deblur_jax.models import MIMOUNetConfig, SVRNNConfig, abstract_model
 from deblur_jax.models.svrnn import NUM_STAGES
 from deblur_jax.ops.recurrence import DIRECTIONS
+from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.caffe_file import Convolution, Layer, read_caffe_file
 from deblur_jax.weights.errors import WeightFileError
+from deblur_jax.weights.safetensors_file import is_safetensors, read_arrays
 from deblur_jax.weights.torch_file import read_torch_file
 from deblur_jax.weights.vgg16 import VGG_CONVOLUTIONS
 
@@ -55,6 +59,8 @@ _PARALLEL = "module."
 """Before every name where the network was trained on several GPUs."""
 _COUNTERS = ("total_ops", "total_params")
 """Buffers that profilers add to every layer."""
+_FIRST_NAME = "feat_extract.0.main.0.weight"
+_FIRST_STACK, _OF_A_BLOCK = "Encoder.0.layers.", ".main.0.main.0.weight"
 _TRANSPOSED_CONVOLUTIONS = ("feat_extract.3.main.0", "feat_extract.4.main.0")
 _BLOCK_STACKS = {
     "Encoder.0": "encoder_full",
@@ -74,14 +80,15 @@ class _Target(NamedTuple):
     block: int | None = None
 
 
-def load_torch(path: str | Path, config: MIMOUNetConfig) -> nnx.State:
+def load_torch(path: PathLike, config: MIMOUNetConfig) -> nnx.State:
     """Reads an official MIMO-UNet weight file, ``{"model": state_dict, ...}`` or a bare state dict.
 
     The checkpoints that the official training writes are read too, and files that wrap a state dict
     otherwise. Neither PyTorch nor the pickle's own code is needed: see ``torch_file.py``.
 
     Args:
-        path: the ``.pkl`` or ``.pth`` file, in PyTorch's zip or legacy format.
+        path: the ``.pkl`` or ``.pth`` file, in PyTorch's zip or legacy format; or a safetensors
+            file with the same names.
         config: the sizes of the network that the file holds.
 
     Returns:
@@ -96,24 +103,34 @@ def load_torch(path: str | Path, config: MIMOUNetConfig) -> nnx.State:
         raise WeightFileError(f"{path}: {error}") from None
 
 
-def torch_config(path: str | Path) -> MIMOUNetConfig:
-    """Which network an official file holds, by its number of residual blocks.
+def torch_config(path: PathLike) -> MIMOUNetConfig:
+    """Which network an official file holds, by its names and the channels of its first layer.
 
     Raises:
-        WeightFileError: if the file can't be read, or holds neither.
+        WeightFileError: if the file can't be read, or holds something else.
     """
-    names = set(_state_dict(path))
-    for config in (MIMOUNetConfig(), MIMOUNetConfig.plus()):
-        if {name for name, _ in _official_names(config.num_res_blocks)} == names:
-            return config
-    raise WeightFileError(
-        f"{path}: neither MIMO-UNet's weights nor MIMO-UNet+'s; `deblur-jax convert` reads smaller "
-        "variants"
-    )
+    state_dict = _state_dict(path)
+    of_blocks = [name for name in state_dict if name.startswith(_FIRST_STACK)]
+    blocks = sum(name.endswith(_OF_A_BLOCK) for name in of_blocks)
+    if {name for name, _ in _official_names(blocks)} == set(state_dict):
+        plus = MIMOUNetConfig.plus()
+        config = plus if blocks == plus.num_res_blocks else MIMOUNetConfig(num_res_blocks=blocks)
+        return dataclasses.replace(config, base_channels=len(state_dict[_FIRST_NAME]))
+    raise WeightFileError(f"{path}: neither MIMO-UNet's weights nor MIMO-UNet+'s")
 
 
-def _state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    content = read_torch_file(path)
+def has_official_names(path: PathLike) -> bool:
+    """Whether a safetensors file holds MIMO-UNet's arrays by their official names."""
+    arrays, _ = read_arrays(epath.Path(path))
+    return any(name.removeprefix(_PARALLEL) == _FIRST_NAME for name in arrays)
+
+
+def _state_dict(path: PathLike) -> dict[str, np.ndarray]:
+    content: Any
+    if is_safetensors(path):
+        content, _ = read_arrays(epath.Path(path))
+    else:
+        content = read_torch_file(path)
     wrapped = content if isinstance(content, dict) else {}
     named = [wrapped[name] for name in _WRAPPERS if isinstance(wrapped.get(name), dict)]
     state_dict = named[0] if named else content

@@ -17,7 +17,7 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
-from deblur_jax.runtime.files import PathLike, make_folder
+from deblur_jax.runtime.files import PathLike, make_folder, write_whole
 from deblur_jax.weights.digest import digest_of, digest_of_config, name_of
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import (
@@ -34,6 +34,7 @@ from deblur_jax.weights.folder import (
 SUFFIX = ".safetensors"
 DTYPES = ("float32", "float16")
 _DIGEST = "digest"
+_FORMAT = "deblur_jax"
 
 
 def is_safetensors(path: PathLike) -> bool:
@@ -57,7 +58,8 @@ def save_safetensors(
         dtype: that arrays are stored in, of ``DTYPES``.
 
     Raises:
-        CheckpointError: if the file exists, can't be written, or a value does not fit the dtype.
+        CheckpointError: if the file exists, or a value does not fit the dtype.
+        FolderError, FileError: if it can't be written.
     """
     file = epath.Path(path)
     if file.exists():
@@ -73,14 +75,21 @@ def save_safetensors(
         _DIGEST: {PARAMS: digest_of(widened).to_dict(), CONFIG: digest_of_config(config)},
     }
     metadata = {name: json.dumps(value, sort_keys=True) for name, value in described.items()}
+    write_new(file, safetensors.numpy.save(arrays, {"format": _FORMAT, **metadata}))
+
+
+def write_new(path: PathLike, content: bytes) -> None:
+    """Writes a file of weights, whole or not at all, and never over another.
+
+    Raises:
+        CheckpointError: if it exists.
+        FolderError, FileError: if it can't be written.
+    """
+    file = epath.Path(path)
+    if file.exists():
+        raise CheckpointError(f"{file}: exists; nothing was overwritten")
     make_folder(file.parent)
-    unfinished = file.with_name(f"{file.name}.partial")
-    try:
-        unfinished.write_bytes(safetensors.numpy.save(arrays, {"format": "deblur_jax", **metadata}))
-        unfinished.rename(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise CheckpointError(f"{file}: can't be written ({error.strerror or error})") from error
+    write_whole(file, content)
 
 
 def read_safetensors(path: PathLike, device: jax.Device | None = None) -> Weights:
@@ -94,11 +103,12 @@ def read_safetensors(path: PathLike, device: jax.Device | None = None) -> Weight
         CheckpointError: if it is missing, damaged, or made by another program.
     """
     file = epath.Path(path)
-    arrays, metadata = _read(file)
-    if metadata.get("format") != "deblur_jax":
+    arrays, metadata = read_arrays(file)
+    if metadata.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{file}: a safetensors file without a network of this package beside its arrays; "
-            f"expected one that `deblur-jax convert WEIGHTS OUT{SUFFIX}` made"
+            f"{file}: a safetensors file without a network of this package beside its arrays, and "
+            f"without MIMO-UNet's official names (its first array is {min(arrays, default='none')})"
+            f"; expected one that `deblur-jax convert WEIGHTS OUT{SUFFIX}` made"
         )
     try:
         stored = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
@@ -116,7 +126,12 @@ def read_safetensors(path: PathLike, device: jax.Device | None = None) -> Weight
     return Weights(model, compute, placed, digest, config)
 
 
-def _read(file: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(file: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of any safetensors file by name, and its metadata.
+
+    Raises:
+        CheckpointError: if it can't be read.
+    """
     try:
         data = file.read_bytes()
     except FileNotFoundError as error:

@@ -1,8 +1,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import safetensors.numpy
 
 from deblur_jax import Restorer, load_weights
+from deblur_jax.models import SVRNNConfig, initialize
+from deblur_jax.weights.folder import save_weights
+from deblur_jax.weights.torch_file import read_torch_file
 from tests.commands import run_command
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -36,6 +41,32 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
         assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.parametrize("name", ["official.pkl", "official.safetensors"])
+def test_weights_go_to_the_official_form_and_back(tmp_path, name):
+    source, file = FIXTURES / "tiny_zip.pkl", tmp_path / name
+    assert convert(source, tmp_path / "weights").returncode == 0
+    options = ["--official"] if file.suffix == ".safetensors" else []
+    result = run_command("convert", tmp_path / "weights", file, *options)
+    assert result.returncode == 0, result.stderr
+    arrays = safetensors.numpy.load_file(file) if options else read_torch_file(file)["model"]
+    expected = read_torch_file(source)["model"]
+    assert set(arrays) == set(expected)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[key])
+    assert load_weights(file).digest == load_weights(tmp_path / "weights").digest
+    again = run_command("convert", tmp_path / "weights", file, *options)
+    assert again.returncode == 1
+    assert "exists; nothing was overwritten" in again.stderr
+
+
+def test_only_mimo_unet_has_an_official_form_here(tmp_path):
+    config = SVRNNConfig(rnn_channels=4, guidance_channels=4)
+    save_weights(tmp_path / "svrnn", initialize(config, seed=0)[1], config)
+    result = run_command("convert", tmp_path / "svrnn", tmp_path / "a.pkl")
+    assert result.returncode == 1
+    assert "the weights are svrnn's" in result.stderr
+
+
 def test_a_run_becomes_one_file_in_half_precision(tiny_weights, tmp_path):
     file = tmp_path / "tiny.safetensors"
     result = run_command("convert", tiny_weights, file, "--half", "--about", "tiny")
@@ -53,6 +84,7 @@ def test_flags_that_do_not_go_together_are_refused(tiny_weights, tmp_path):
     for options, message in (
         (("--half",), "--half: a folder keeps float32"),
         (("--base_channels", 2), "--base_channels: say which network it is with --model"),
+        (("--official",), "--official is for files *.safetensors"),
         (("--ema", "--model", "mimo_unet"), "--ema: an official file keeps no moving average"),
     ):
         result = run_command("convert", tiny_weights, tmp_path / "out", *options)

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deblur_jax.models import abstract_model, model_config
+from deblur_jax.models import MIMOUNetConfig, abstract_model, model_config
 from deblur_jax.weights import official
 from deblur_jax.weights.caffe_file import net_parameter
 from deblur_jax.weights.errors import WeightFileError
 from deblur_jax.weights.load import load_weights
 from deblur_jax.weights.official import convolutions_from_params, state_dict_from_params
+from deblur_jax.weights.torch_file import read_torch_file
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def random_params(name):
@@ -50,6 +53,15 @@ def test_an_official_caffe_file_is_svrnns(tmp_path):
     assert_equal(weights.params, params)
 
 
-def test_a_file_of_another_network_is_named():
-    with pytest.raises(WeightFileError, match=r"tiny_zip\.pkl: neither MIMO-UNet's weights nor"):
-        load_weights(Path(__file__).parents[1] / "fixtures/tiny_zip.pkl")
+def test_a_smaller_official_network_is_known_by_its_arrays():
+    weights = load_weights(FIXTURES / "tiny_zip.pkl")
+    assert weights.model == MIMOUNetConfig(base_channels=2, num_res_blocks=1)
+
+
+def test_a_file_of_another_network_is_named(monkeypatch, tmp_path):
+    (tmp_path / "weights.pkl").touch()
+    content = read_torch_file(FIXTURES / "tiny_zip.pkl")
+    del content["model"]["SCM1.conv.main.0.bias"]
+    monkeypatch.setattr(official, "read_torch_file", lambda path: content)
+    with pytest.raises(WeightFileError, match=r"weights\.pkl: neither MIMO-UNet's weights nor"):
+        load_weights(tmp_path / "weights.pkl")
