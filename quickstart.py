@@ -16,6 +16,7 @@ from deblur_jax.images.writing import write_image
 
 WORKDIR = Path("runs/quickstart")
 DATA = "synthetic:pan"
+EXAMPLE = Path("deblur_jax/demo/examples/street.jpg")
 
 
 def main() -> None:
@@ -38,8 +39,9 @@ def main() -> None:
         f"  before, after, truth: {evaluation / 'sheets'}\n"
         f"  an image restored:   {blurred} -> {restored / blurred.name}\n"
         f"It has learnt one motion of the camera only (the family {DATA}), which is what minutes\n"
-        "allow: other blur it does not undo. Next: configs/mimo_unet_gopro.py, the paper's\n"
-        "experiment, on real pairs."
+        "allow: other blur it does not undo. For photographs there are weights in the package:\n\n"
+        f"$ python -m deblur_jax restore {EXAMPLE}\n\n"
+        "Next: configs/mimo_unet_gopro.py, the paper's experiment, on real pairs."
     )
 
 

@@ -4,12 +4,13 @@ Only the command that is named is imported, so that ``--help`` and ``--version``
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Never
+from typing import Any, Never
 
 import deblur_jax
 from deblur_jax.commands.flags import flag_values
@@ -40,7 +41,22 @@ class _Parser(argparse.ArgumentParser):
     """Complains in one line."""
 
     def error(self, message: str) -> Never:
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' ", message)
+        if wrong is not None:
+            near = difflib.get_close_matches(wrong[1], COMMANDS, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            message = f"there is no command {wrong[1]}: {meant}There are {', '.join(COMMANDS)}"
         raise UsageError(f"{message}; `{self.prog} --help` says what there is")
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script and ends, as ``--version`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *values: Any, **more: Any) -> Never:
+        import shtab
+
+        print(shtab.complete(parser, shell=str(values[1])))
+        parser.exit()
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -54,11 +70,27 @@ def main(words: Sequence[str] | None = None) -> None:
     with one_line_errors(), stop_at_signals():
         _check_current_folder()
         try:
-            args = make_parser(words).parse_args(words)
+            parser = make_parser(words)
+            args, unknown = parser.parse_known_args(words)
+            if unknown:
+                raise UsageError(_unknown_words(parser, args.command, unknown))
             name_extensions(args.extensions)
             args.run(args)
         finally:
             flush_output()
+
+
+def _unknown_words(parser: argparse.ArgumentParser, command: str, words: Sequence[str]) -> str:
+    """Says which words of the command line have no meaning, and what was perhaps meant."""
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    flags = commands.choices[command]._option_string_actions
+    first = words[0].partition("=")[0]
+    near = difflib.get_close_matches(first, flags, n=2)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return (
+        f"{command} does not take {' '.join(words)}: {meant}"
+        f"`{_PROGRAM} {command} --help` says what there is"
+    )
 
 
 def _at_home(word: str) -> str:
@@ -90,6 +122,13 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"{_PROGRAM} {deblur_jax.__version__}"
     )
+    parser.add_argument(
+        "--completion",
+        action=_PrintCompletion,
+        choices=["bash", "zsh"],
+        help="print a script that completes commands and flags: "
+        'eval "$(deblur-jax --completion bash)"',
+    )
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", dest="command", parser_class=_Parser
     )
@@ -104,7 +143,7 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == named:
+        if name == named or words[:1] == ["--completion"]:
             _fill(command, name, words)
     return parser
 

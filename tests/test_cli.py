@@ -69,11 +69,14 @@ def test_the_scripts_are_the_commands(script):
     ("words", "message"),
     [
         ((), "the following arguments are required: COMMAND"),
-        (("resore",), "invalid choice: 'resore'"),
+        (("resore",), "there is no command resore: did you mean restore?"),
         (("pod", "--config", "x"), "the command pod is called plan now"),
         (("restore", "--out", "y"), "arguments are required: images"),
         (("score", "a", "b", "--mode", "psnr"), "argument --mode: invalid choice: 'psnr'"),
-        (("score", "a", "b", "--mode", "float", "--jsn"), "unrecognized arguments: --jsn"),
+        (
+            ("score", "a", "b", "--mode", "float", "--jsn"),
+            "does not take --jsn: did you mean --json?",
+        ),
     ],
 )
 def test_a_wrong_command_line_gets_one_line(words, message):
@@ -82,6 +85,27 @@ def test_a_wrong_command_line_gets_one_line(words, message):
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        (["ex"], ["export"]),
+        (["restore", "--ski"], ["--skip_existing"]),
+        (["train", "--config.optimizer.lea"], ["--config.optimizer.learning_rate"]),
+    ],
+)
+def test_bash_completes(words, completions, tmp_path):
+    script = run_command("--completion", "bash")
+    assert script.returncode == 0, script.stderr
+    (tmp_path / "completion.sh").write_text(script.stdout)
+    line = " ".join(["deblur-jax", *words])
+    ask = f"""source completion.sh; COMP_WORDS=({line}); COMP_CWORD={len(words)}
+        _shtab_deblur_jax; echo "${{COMPREPLY[@]}}" """
+    result = subprocess.run(
+        ["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == completions
 
 
 def test_every_public_name_is_there():

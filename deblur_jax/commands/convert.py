@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 from etils import epath
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         action="store_true",
         help=f"give the arrays of a file *{SUFFIX} MIMO-UNet's official names and layout",
     )
+    parser.add_argument(
+        "--average_with",
+        metavar="WEIGHTS=SHARE",
+        help="the mean with other weights of the same network, which have this share of it",
+    )
     parser.add_argument("--about", help="what a reader should know of these weights")
 
 
@@ -76,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     """Converts.
 
     Raises:
-        ConfigError: for flags that do not go together.
+        ConfigError: for flags or weights that do not go together.
         WeightFileError: if an official file isn't exactly this network's weights.
         CheckpointError: if there are no weights, or what is to be made exists or can't be written.
     """
@@ -88,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
     if args.official and (args.half or not into_file):
         raise ConfigError(f"--official is for files *{SUFFIX}, in float32")
     model, params, written = _read(args)
+    if args.average_with is not None:
+        params = _averaged(model, params, args)
     about = args.about or written.get("about") or f"converted from {args.weights}"
     data = written.get("data", {}).get("train", "")
     trained_on = data if is_embedded(data) else None  # another name may be a path of this machine
@@ -100,6 +108,27 @@ def run(args: argparse.Namespace) -> None:
     else:
         save_weights(args.out, params, model, about=about, trained_on=trained_on)
     print(f"{model.name}, {count_params(params):,} parameters: weights in {args.out}")
+
+
+def _averaged(model: NetworkConfig, params: nnx.State, args: argparse.Namespace) -> nnx.State:
+    """The mean with other weights.
+
+    Between a network and one that was trained on from it, it often does better than either
+    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+    """
+    name, _, text = args.average_with.rpartition("=")
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not name or not 0 < share < 1:
+        raise ConfigError(
+            f"--average_with {args.average_with}: expected WEIGHTS=SHARE, a share between 0 and 1"
+        )
+    other = load_weights(name)
+    if other.model != model:
+        raise ConfigError(f"--average_with {name}: of another network than {args.weights}")
+    return jax.tree.map(lambda a, b: (1.0 - share) * a + share * b, params, other.params)
 
 
 def _official_file(model: NetworkConfig, params: nnx.State, args: argparse.Namespace) -> bytes:

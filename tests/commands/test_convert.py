@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -57,6 +58,23 @@ def test_weights_go_to_the_official_form_and_back(tmp_path, name):
     again = run_command("convert", tmp_path / "weights", file, *options)
     assert again.returncode == 1
     assert "exists; nothing was overwritten" in again.stderr
+
+
+def test_weights_are_averaged(tiny_weights, tiny_config, tmp_path):
+    _, other = initialize(tiny_config.model, seed=1)
+    save_weights(tmp_path / "other", other, tiny_config.model)
+    words = ("convert", tiny_weights, tmp_path / "mean", "--average_with")
+    assert run_command(*words, f"{tmp_path / 'other'}=0.25").returncode == 0
+    params = load_weights(tiny_weights).params
+    leaves = [jax.tree.leaves(p) for p in (params, other, load_weights(tmp_path / "mean").params)]
+    for first, second, mean in zip(*leaves, strict=True):
+        np.testing.assert_allclose(mean, 0.75 * first + 0.25 * second, rtol=1e-6, atol=1e-7)
+    refused = run_command(*words, f"{tmp_path / 'other'}=2")
+    assert refused.returncode == 1
+    assert "expected WEIGHTS=SHARE, a share between 0 and 1" in refused.stderr
+    refused = run_command(*words, "mimo_unet_photographs=0.5")
+    assert refused.returncode == 1
+    assert "mimo_unet_photographs: of another network than" in refused.stderr
 
 
 def test_only_mimo_unet_has_an_official_form_here(tmp_path):

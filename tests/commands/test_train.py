@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_stops_the_run_and_keeps_what_there_was(tmp_path):
             ["--config", CONFIG, "--workdir", "x", "--config.batch_size=0"],
             "config.batch_size can't",
         ),
-        (["--config", CONFIG, "--workdir", "x", "seed=3"], "unrecognized arguments: seed=3"),
+        (["--config", CONFIG, "--workdir", "x", "seed=3"], "train does not take seed=3"),
         (
             ["--config", CONFIG, "--workdir", "x", "--config.data.train=nowhere"],
             "nowhere: no such folder",
