@@ -2,7 +2,9 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.commands import ROOT, run_command
 
@@ -52,3 +54,17 @@ def test_the_configs_say_their_command_hardware_and_expectation():
         head = file.read_text().split('"""')[1]
         for word in ("train.py --config", "Hardware:", "Expected:"):
             assert word in head, f"{file.name}: {word}"
+
+
+@pytest.mark.slow
+def test_the_first_image_is_made_by_the_command_beside_it(tmp_path):
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    (command,) = re.findall(r"`deblur-jax (restore [^`]*street\.jpg --out docs [^`]*)`", readme)
+    words = command.replace("--out docs", f"--out {tmp_path}").split()
+    result = run_command(*words)
+    assert result.returncode == 0, result.stderr
+    shown, made = (
+        np.asarray(Image.open(folder / "street.jpg"), np.float32)
+        for folder in (ROOT / "docs", tmp_path)
+    )
+    assert np.abs(shown - made).mean() < 0.5

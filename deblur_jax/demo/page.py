@@ -45,8 +45,7 @@ def gradio() -> ModuleType:
         import gradio
     except ModuleNotFoundError as error:
         raise DemoError(
-            f"the page needs Gradio, whose part {error.name} is missing: "
-            "pip install 'deblur-jax[demo]', or pip install gradio"
+            f"the page needs Gradio, whose part {error.name} is missing: pip install gradio"
         ) from None
     return gradio
 

@@ -62,8 +62,7 @@ def _library() -> ModuleType:
         import onnx
     except ImportError:
         raise ExportError(
-            "ONNX is written with the package onnx, which is missing: "
-            "pip install 'deblur-jax[export]', or pip install onnx onnxruntime"
+            "ONNX is written with the package onnx, which is missing: pip install onnx onnxruntime"
         ) from None
     return onnx
 

@@ -38,7 +38,7 @@ def to_stablehlo(
     except ImportError as error:
         raise ExportError(
             f"StableHLO is written with the package {error.name}, which is missing: "
-            "pip install 'deblur-jax[export]', or pip install flatbuffers"
+            "pip install flatbuffers"
         ) from None
 
 

@@ -67,8 +67,7 @@ def difference_of_onnx(network: Exportable, model: bytes) -> float:
         import onnxruntime
     except ImportError:
         raise ExportError(
-            "an ONNX file is verified with onnxruntime, which is missing: "
-            "pip install 'deblur-jax[export]', or pip install onnxruntime"
+            "an ONNX file is verified with onnxruntime, which is missing: pip install onnxruntime"
         ) from None
     images = network.example()
     try:

@@ -75,7 +75,7 @@ def test_several_users_at_once_all_get_their_image(service, image, tmp_path):
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(DemoError, match=r"pip install 'deblur-jax\[demo\]'"):
+    with pytest.raises(DemoError, match=r"pip install gradio"):
         gradio()
 
 
