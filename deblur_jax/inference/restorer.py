@@ -4,6 +4,7 @@ import collections
 import copy
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
@@ -29,6 +30,9 @@ from deblur_jax.weights.shipped import DEFAULT_WEIGHTS
 _LARGEST_WHOLE = 2_000_000
 """Pixels. A larger image is restored in parts: a million needs 0.8 to 1.3 GB of memory."""
 
+_MOST_PROGRAMS = 64
+"""Compiled for sizes of images, that are kept in memory."""
+
 
 def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], jax.Array]:
     """The pure function of inference, for ``jit``, ``pmap`` or a notebook.
@@ -46,6 +50,8 @@ def make_restore_fn(graphdef: nnx.GraphDef) -> Callable[[nnx.State, jax.Array], 
 
 class Restorer:
     """A network with its weights, ready to restore images of any size and kind.
+
+    It may be called from several threads, pickled and deep-copied.
 
     A program is compiled for each size of image; ``plan_sizes`` lets many sizes share few programs.
     Neither changes the restoration of an image but for rounding.
@@ -70,7 +76,8 @@ class Restorer:
     Attributes:
         restore_fn: the pure function ``(params, blurred) -> restored``, (b, h, w, 3) float32 each,
             not clipped; h and w are multiples of the network's ``size_multiple``. It may be called,
-            jitted, mapped, sharded and differentiated.
+            jitted, mapped, sharded and differentiated. At most 64 of its compiled programs, one for
+            each size, are kept in memory.
         params: the parameters.
         model: the config of the network.
         compute: how it is computed.
@@ -157,7 +164,8 @@ class Restorer:
 
     def _compiled(self, function: Callable) -> Compiled:
         platform, deterministic = self.device.platform, self.compute.deterministic
-        return Compiled(function, compiler_options(platform, deterministic=deterministic))
+        options = compiler_options(platform, deterministic=deterministic)
+        return Compiled(function, options, max_programs=_MOST_PROGRAMS)
 
     def _abstract(self, compute: ComputeConfig) -> Any:
         return abstract_model(self.model, compute=compute, platform=self.device.platform)
@@ -191,6 +199,19 @@ class Restorer:
         other = type(self)(self.model, self.params, compute=self.compute, device=device, **options)
         other.digest, other.trained_on = self.digest, self.trained_on
         return other
+
+    def __reduce__(self) -> tuple[Callable, tuple[Any, ...]]:
+        """Pickles and deep copies hold the parameters as numpy arrays, and compile anew."""
+        position = jax.local_devices(backend=self.device.platform).index(self.device)
+        state = {
+            "model": self.model,
+            "params": jax.tree.map(np.asarray, self.params),
+            "compute": self.compute,
+            "options": self._options,
+            "device": (self.device.platform, position),
+            "described": {"digest": self.digest, "trained_on": self.trained_on},
+        }
+        return _unpickled, (type(self), state)
 
     def with_params(self, params: nnx.State) -> Self:
         """The same compiled network with other parameters."""
@@ -307,3 +328,21 @@ class Restorer:
     def _aligned(self, size: Size) -> Size:
         multiple = self._size_multiple
         return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
+def _unpickled(kind: type[Restorer], state: dict[str, Any]) -> Restorer:
+    platform, position = state["device"]
+    try:
+        device = jax.local_devices(backend=platform)[position]
+    except (RuntimeError, IndexError):
+        device = jax.local_devices()[0]
+        warnings.warn(
+            f"a Restorer of device {position} of {platform} is on {device} now, since that is not "
+            "here",
+            stacklevel=2,
+        )
+    compute, options = state["compute"], {"precision": state["compute"].precision}
+    options |= {"compute": compute, "device": device, **state["options"]}
+    restorer = kind(state["model"], state["params"], **options)
+    vars(restorer).update(state["described"])
+    return restorer

@@ -65,11 +65,20 @@ class Compiled:
     Args:
         function: pure.
         options: of the compiler, as of ``compiler_options``.
+        max_programs: when more were compiled at the top level, all are forgotten.
         **jit_options: other arguments of ``jax.jit``.
     """
 
-    def __init__(self, function: Callable, options: Options, **jit_options: Any):
+    def __init__(
+        self,
+        function: Callable,
+        options: Options,
+        *,
+        max_programs: int | None = None,
+        **jit_options: Any,
+    ):
         self._function = function
+        self._max_programs = max_programs
         self._jit_options = jit_options
         self._options = options
         self._inner = jax.jit(function, **jit_options)
@@ -82,7 +91,10 @@ class Compiled:
         if _is_inside_a_transformation(arguments, keywords):
             with naming_the_plain_backend():
                 return self._inner(*arguments, **keywords)
-        return self._with_known_options(lambda top: top(*arguments, **keywords))
+        result = self._with_known_options(lambda top: top(*arguments, **keywords))
+        if self._max_programs is not None and self.count_programs() > self._max_programs:
+            self._top.clear_cache()
+        return result
 
     def compile(self, *arguments: Any, **keywords: Any) -> jax.stages.Compiled:
         """The compiled program for arguments, or shapes of them."""

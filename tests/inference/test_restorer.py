@@ -1,3 +1,7 @@
+import concurrent.futures
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +182,44 @@ def test_floats_that_are_no_colours_are_refused(restorer):
             ValueError, match=f"floats from .* to {image.max():.6g}: expected 0 to 1"
         ):
             restorer(image)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda restorer: pickle.loads(pickle.dumps(restorer))]
+)
+def test_a_copy_restores_the_same_on_the_same_device(tiny_weights, copied):
+    device = jax.local_devices()[1]
+    restorer = Restorer.load(tiny_weights, device=device, ensemble="rot4")
+    image = np.random.default_rng(0).random((17, 22, 3), np.float32)
+    other = copied(restorer)
+    np.testing.assert_array_equal(other(image), restorer(image))
+    assert (other.device, other.digest) == (device, restorer.digest)
+
+
+def test_a_copy_from_another_machine_says_where_it_is_now(tiny_weights):
+    function, (kind, state) = Restorer.load(tiny_weights).__reduce__()
+    with pytest.warns(UserWarning, match="a Restorer of device 3 of tpu is on .* now"):
+        other = function(kind, {**state, "device": ("tpu", 3)})
+    assert other.device == jax.local_devices()[0]
+
+
+def test_programs_of_many_sizes_are_not_all_kept(tiny_weights, monkeypatch):
+    monkeypatch.setattr("deblur_jax.inference.restorer._MOST_PROGRAMS", 2)
+    restorer = Restorer.load(tiny_weights)
+    sizes = [(8, 8), (8, 16), (16, 8), (8, 24)]
+    images = [np.random.default_rng(0).random((*size, 3), np.float32) for size in sizes]
+    first = [restorer(image) for image in images]
+    assert restorer.restore_fn.count_programs() <= 2
+    for image, expected in zip(images, first, strict=True):
+        np.testing.assert_array_equal(restorer(image), expected)
+
+
+def test_several_threads_may_call_it(tiny_weights):
+    restorer = Restorer.load(tiny_weights)
+    images = [
+        np.random.default_rng(i).random((8, 8 * (1 + i % 3), 3), np.float32) for i in range(9)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(restorer, images))
+    for image, restored in zip(images, together, strict=True):
+        np.testing.assert_array_equal(restored, restorer(image))
