@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import ROOT, run_command
+from tests.commands import ROOT, run_command, run_script
 
 FOLDERS = (ROOT, ROOT / "docs", ROOT / "benchmarks")
 PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.md"))
@@ -47,6 +47,29 @@ def test_the_network_of_the_docs_trains(tmp_path):
     result = run_command("train", *words, *fields, "--config.data.validation_limit=1")
     assert result.returncode == 0, result.stderr
     assert "trained 2 steps" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "number", "expected"),
+    [
+        ("optimisation.md", 0, ["pixels that matter:", "mean change by brightness: 0.9"]),
+        ("optimisation.md", 1, ["blurred 26.9", "the network alone 28.", "weight 0.1: 33."]),
+        ("export.md", 0, []),
+        ("export.md", 1, []),
+    ],
+)
+def test_programs_of_the_docs_run(page, number, expected, tmp_path):
+    """Each as it stands in the page, after the commands there."""
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    if page == "export.md":
+        Image.new("RGB", (41, 30)).save(tmp_path / "blurred.png")
+        for name in ("deblur.onnx", "deblur.stablehlo"):
+            assert run_command("export", "--out", tmp_path / name).returncode == 0
+    result = run_script("-c", programs[number], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for words in expected:
+        assert words in result.stdout
 
 
 def test_the_configs_say_their_command_hardware_and_expectation():
