@@ -43,6 +43,11 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
         # Not sys.exit: the tasks that a failed save leaves behind would bury the line.
         end_process(1)
+    except ImportError as error:
+        if "gcsfs" not in str(error):
+            raise
+        print("error: paths of gs:// need gcsfs: pip install gcsfs", file=sys.stderr, flush=True)
+        end_process(1)
 
 
 def end_process(status: int) -> Never:

@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -85,6 +86,14 @@ def test_a_wrong_command_line_gets_one_line(words, message):
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_without_gcsfs_a_bucket_is_one_line(tmp_path):
+    result = run_command("restore", tmp_path / "a.png", "--out", "gs://bucket/out")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: paths of gs:// need gcsfs: pip install gcsfs"
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.commands import ROOT
 
 pytestmark = pytest.mark.slow
 
-EXTRAS = ("align,tiff,heif,video,export,demo", "cuda12", "cuda13", "tpu")
+EXTRAS = ("align,tiff,heif,video,gcs,export,demo", "cuda12", "cuda13", "tpu")
 
 
 def run(*words, **options):
