@@ -8,10 +8,10 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 
 import deblur_jax
 from deblur_jax.commands.flags import say
@@ -132,8 +132,8 @@ def _quality(text: str) -> int:
 class _Report:
     """What came of the images, in the order they were named."""
 
-    failures: dict[Path, str] = dataclasses.field(default_factory=dict)
-    notes: dict[Path, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    failures: dict[epath.Path, str] = dataclasses.field(default_factory=dict)
+    notes: dict[epath.Path, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -143,7 +143,9 @@ def run(args: argparse.Namespace) -> None:
         TargetError: if there is nothing to restore, or an input would be overwritten.
         RestoreError: if some images failed.
     """
-    plan = plan_targets(args.images, Path(args.out), form=args.format, recursive=args.recursive)
+    plan = plan_targets(
+        args.images, epath.Path(args.out), form=args.format, recursive=args.recursive
+    )
     jobs = [job for job in plan.jobs if not (args.skip_existing and job.target.exists())]
     skipped = len(plan.jobs) - len(jobs)
     if args.dry_run:
@@ -159,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
     say(_notes_on_weights(restorer))
 
     start = time.monotonic()
-    comparison = Comparison(Path(args.out)) if args.compare else None
+    comparison = Comparison(epath.Path(args.out)) if args.compare else None
     report = _restore_all(restorer, jobs, args, comparison)
     seconds = time.monotonic() - start
     print(
@@ -197,7 +199,7 @@ def _write_page(
     report: _Report,
     restorer: Restorer,
     args: argparse.Namespace,
-) -> Path:
+) -> epath.Path:
     """Writes the page; of images that were there already, the files are read."""
     for job in there:
         with _failures_kept(job, report):
@@ -293,7 +295,7 @@ def _failures_kept(job: Job, report: _Report) -> Iterator[None]:
         report.failures[job.source] = f"{job.source}: {type(error).__name__}: {first}"
 
 
-def _losses(image: StoredImage, target: Path) -> list[str]:
+def _losses(image: StoredImage, target: epath.Path) -> list[str]:
     """What a format with 8 bits does not keep."""
     notes = []
     if image.pixels.dtype != np.uint8:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
     """
     least, greatest = _check(args)
     check_utf_8(args.out)
-    out = Path(args.out)
+    out = epath.Path(args.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PairError(f"{out}: exists and is not an empty folder; nothing was overwritten")
     beside = {name: open_pairs(name, "train") for name in args.beside}
@@ -265,7 +264,7 @@ def _write(
         preparation.write(splits, description="Pairs synthesised from sharp footage.")
         preparation.finish(NAME, "synthesis.json")
     else:
-        _write_images(Path(preparation.folder), splits)
+        _write_images(epath.Path(preparation.folder), splits)
         preparation.finish(*splits, "synthesis.json")
     return counted
 
@@ -293,7 +292,7 @@ class _PairsOfMaker:
             yield [(f"{index:06d}", pair.blurred, pair.sharp)]
 
 
-def _write_images(folder: Path, splits: dict[str, _PairsOfMaker]) -> None:
+def _write_images(folder: epath.Path, splits: dict[str, _PairsOfMaker]) -> None:
     """Writes image files; those of a command that was stopped are kept."""
     for split, pairs in splits.items():
         for kind in (BLURRED, SHARP):
@@ -309,7 +308,7 @@ def _write_images(folder: Path, splits: dict[str, _PairsOfMaker]) -> None:
                 bar.update()
 
 
-def _write_sheet(path: Path, pairs: PairSource) -> None:
+def _write_sheet(path: epath.Path, pairs: PairSource) -> None:
     """Blurred above sharp, a few rows of them."""
     shown = [pairs[index] for index in range(min(len(pairs), _SHEET[0] * _SHEET[1]))]
     columns = [np.concatenate([pair["blurred"], pair["sharp"]]) for pair in shown]

@@ -1,14 +1,15 @@
 """Which file each image is restored into."""
 
 import collections
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from etils import epath
 
 from deblur_jax.errors import UserError
 from deblur_jax.images.folders import look_below
 from deblur_jax.images.writing import FORMATS, WRITTEN_SUFFIXES
+from deblur_jax.runtime.files import real_place
 from deblur_jax.runtime.names import file_name
 
 _TIFF = (".tif", ".tiff")
@@ -21,8 +22,8 @@ class TargetError(UserError, ValueError):
 class Job(NamedTuple):
     """An image and the file to restore it into."""
 
-    source: Path
-    target: Path
+    source: epath.Path
+    target: epath.Path
 
 
 class Plan(NamedTuple):
@@ -33,7 +34,7 @@ class Plan(NamedTuple):
 
 
 def plan_targets(
-    inputs: Sequence[str], out: Path, *, form: str | None = None, recursive: bool = True
+    inputs: Sequence[str], out: epath.Path, *, form: str | None = None, recursive: bool = True
 ) -> Plan:
     """Each image with the file to write; folders keep their tree.
 
@@ -51,23 +52,23 @@ def plan_targets(
         TargetError: if there are no images, two of one name come from two folders, or an input
             would be overwritten.
     """
-    sources: list[tuple[Path, Path]] = []
+    sources: list[tuple[epath.Path, epath.Path]] = []
     notes: list[str] = []
     for name in inputs:
-        path = Path(name)
+        path = epath.Path(name)
         if not path.is_dir():
-            sources.append((path, Path(path.name)))
+            sources.append((path, epath.Path(path.name)))
             continue
-        found = look_below(path, recursive=recursive, leave_out=[os.path.realpath(out)])
-        sources += [(Path(file), Path(file).relative_to(path)) for file in found.images]
+        found = look_below(path, recursive=recursive, leave_out=[real_place(out)])
+        sources += [(epath.Path(file), epath.Path(file).relative_to(path)) for file in found.images]
         notes += filter(None, [found.line()])
     if not sources:
         raise TargetError(". ".join([f"{', '.join(inputs)}: no images there", *notes]))
 
-    by_relative: dict[Path, Path] = {}
+    by_relative: dict[epath.Path, epath.Path] = {}
     for source, relative in sources:
         other = by_relative.setdefault(relative, source)
-        if os.path.realpath(other) != os.path.realpath(source):
+        if real_place(other) != real_place(source):
             raise TargetError(
                 f"{source} and {other} would both become {out / _renamed(relative, form)}: restore "
                 "their folders into two"
@@ -76,16 +77,16 @@ def plan_targets(
         Job(by_relative[relative], out / target)
         for relative, target in _apart(list(by_relative), form).items()
     ]
-    originals = {os.path.realpath(source) for source, _ in sources}
+    originals = {real_place(source) for source, _ in sources}
     for source, target in jobs:
-        if os.path.realpath(target) in originals:
+        if real_place(target) in originals:
             raise TargetError(
                 f"{target}: is an input, restored from {source}; choose another --out"
             )
     return Plan(jobs, notes)
 
 
-def _apart(relatives: list[Path], form: str | None) -> dict[Path, Path]:
+def _apart(relatives: list[epath.Path], form: str | None) -> dict[epath.Path, epath.Path]:
     """A target of its own for each, also where capitals and small letters are the same."""
     wanted = {relative: _renamed(relative, form) for relative in relatives}
     sharing = collections.Counter(map(_folded, wanted.values()))
@@ -104,11 +105,11 @@ def _apart(relatives: list[Path], form: str | None) -> dict[Path, Path]:
     return {relative: targets[relative] for relative in relatives}
 
 
-def _folded(path: Path) -> str:
+def _folded(path: epath.Path) -> str:
     return str(path).casefold()
 
 
-def _renamed(path: Path, form: str | None) -> Path:
+def _renamed(path: epath.Path, form: str | None) -> epath.Path:
     suffix = path.suffix.lower()
     if form == "same":
         new = path.suffix if suffix in WRITTEN_SUFFIXES else ".png"
@@ -119,5 +120,5 @@ def _renamed(path: Path, form: str | None) -> Path:
     return _named(path.with_suffix(new), path.stem)
 
 
-def _named(path: Path, stem: str) -> Path:
+def _named(path: epath.Path, stem: str) -> epath.Path:
     return path.with_name(file_name(stem, path.suffix))

@@ -1,13 +1,12 @@
 """The images in a folder, and what else lies there."""
 
-import os
 from collections.abc import Collection
 from typing import NamedTuple
 
 from etils import epath
 
 from deblur_jax.images.files import SUFFIXES
-from deblur_jax.runtime.files import PathLike
+from deblur_jax.runtime.files import PathLike, real_place
 
 _NAMED = 5
 
@@ -43,7 +42,7 @@ def look_below(
         leave_out: sub-folders, as of ``os.path.realpath``.
     """
     found = Found([], {})
-    _look(epath.Path(folder), found, {_identity(folder)}, recursive, leave_out)
+    _look(epath.Path(folder), found, {real_place(folder)}, recursive, leave_out)
     return found
 
 
@@ -64,7 +63,7 @@ def _look(
             else:
                 found.passed_over[str(entry)] = "no image"
             continue
-        identity = _identity(entry)
+        identity = real_place(entry)
         if identity in leave_out:
             continue
         if identity in seen:
@@ -74,8 +73,3 @@ def _look(
         else:
             seen.add(identity)
             _look(entry, found, seen, recursive, leave_out)
-
-
-def _identity(folder: PathLike) -> str:
-    name = os.fspath(folder)
-    return name if "://" in name else os.path.realpath(name)

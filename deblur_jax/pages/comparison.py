@@ -4,7 +4,8 @@ import dataclasses
 import datetime
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+
+from etils import epath
 
 from deblur_jax.images.files import StoredImage
 from deblur_jax.pages.images import as_jpeg, preview
@@ -37,12 +38,12 @@ class Comparison:
             compare/.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: epath.Path) -> None:
         self._out = out
-        self._images: dict[Path, _Shown] = {}
+        self._images: dict[epath.Path, _Shown] = {}
         self._lock = threading.Lock()
 
-    def before(self, target: Path, image: StoredImage) -> None:
+    def before(self, target: epath.Path, image: StoredImage) -> None:
         """Writes the preview of an image before restoration.
 
         Args:
@@ -54,7 +55,7 @@ class Comparison:
         """
         self._write(target, "before", image)
 
-    def after(self, target: Path, name: str, image: StoredImage) -> None:
+    def after(self, target: epath.Path, name: str, image: StoredImage) -> None:
         """Writes the preview of the restored image, called ``name`` in the page."""
         width, height = self._write(target, "after", image)
         relative = target.relative_to(self._out).as_posix()
@@ -63,8 +64,8 @@ class Comparison:
             self._images[target] = _Shown(name, relative, before, after, width, height)
 
     def write(
-        self, order: Sequence[Path], failures: Sequence[str], foot: Mapping[str, str]
-    ) -> Path:
+        self, order: Sequence[epath.Path], failures: Sequence[str], foot: Mapping[str, str]
+    ) -> epath.Path:
         """Writes the page.
 
         Args:
@@ -86,11 +87,11 @@ class Comparison:
         write_whole(self._out / PAGE, page)
         return self._out / PAGE
 
-    def _file(self, target: Path, when: str) -> Path:
-        relative = Path(_FOLDER) / target.relative_to(self._out)
+    def _file(self, target: epath.Path, when: str) -> epath.Path:
+        relative = epath.Path(_FOLDER) / target.relative_to(self._out)
         return relative.with_name(file_name(relative.name, f".{when}.jpg"))
 
-    def _write(self, target: Path, when: str, image: StoredImage) -> tuple[int, int]:
+    def _write(self, target: epath.Path, when: str, image: StoredImage) -> tuple[int, int]:
         file = self._out / self._file(target, when)
         small = preview(image, _SHOWN_PIXELS)
         make_folder(file.parent)

@@ -33,6 +33,23 @@ class FileError(UserError, OSError):
     """A file that can't be written."""
 
 
+def absolute(path: PathLike) -> epath.Path:
+    """A path from the root of the file system; that of a bucket as it is."""
+    place = epath.Path(path)
+    return place if is_remote(place) else place.absolute()
+
+
+def real_place(path: PathLike) -> str:
+    """The same for all names of one file or folder, whatever links lead to it."""
+    name = os.fspath(path)
+    return name if is_remote(name) else os.path.realpath(name)
+
+
+def is_remote(path: PathLike) -> bool:
+    """Whether a path is of a bucket, as gs://bucket/name."""
+    return "://" in os.fspath(path)
+
+
 def make_folder(path: PathLike) -> None:
     """Makes a folder, and those above it, where they are missing.
 
@@ -54,8 +71,7 @@ def file_size(path: PathLike) -> int:
         OSError: if it is missing.
     """
     # ``epath`` looks up the name of the owner too, and fails for a user that has none.
-    local = "://" not in os.fspath(path)
-    return os.stat(path).st_size if local else epath.Path(path).stat().length
+    return epath.Path(path).stat().length if is_remote(path) else os.stat(path).st_size
 
 
 def check_utf_8(path: PathLike) -> None:
@@ -101,7 +117,7 @@ def whole_file(path: PathLike) -> Iterator[IO[bytes]]:
         The file, open for writing and reading.
     """
     target = epath.Path(path)
-    if "://" in os.fspath(path):  # an object of a bucket is there when it is closed, or not at all
+    if is_remote(path):  # an object of a bucket is there when it is closed, or not at all
         with tempfile.TemporaryFile() as local:
             yield local
             local.seek(0)

@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
-from deblur_jax.runtime.files import PathLike, check_utf_8, make_folder
+from deblur_jax.runtime.files import PathLike, absolute, check_utf_8, make_folder
 from deblur_jax.weights.digest import (
     Digest,
     differing,
@@ -131,7 +131,7 @@ def save_weights(
         FolderError: if the folder above can't be made.
     """
     check_utf_8(folder)
-    target = epath.Path(folder).absolute()
+    target = absolute(folder)
     if target.exists():
         raise CheckpointError(f"{target}: exists; nothing was overwritten")
     make_folder(target.parent)
@@ -174,7 +174,7 @@ def find_weights(path: PathLike) -> epath.Path:
         CheckpointError: if there are no weights.
     """
     check_utf_8(path)
-    folder = epath.Path(path).absolute()
+    folder = absolute(path)
     if (folder / PARAMS).exists() or (folder / CONFIG).exists():
         return folder
     checkpoints = folder if folder.name == CHECKPOINTS else folder / CHECKPOINTS
@@ -198,7 +198,7 @@ def read_config(folder: PathLike) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged, or of a later version of this package.
     """
-    folder = epath.Path(folder).absolute()
+    folder = absolute(folder)
     stored = _read_json(folder, CONFIG)
     digest = read_digests(folder)
     try:
@@ -421,7 +421,7 @@ def open_manager(
     if not read_only:
         _remove_empty_folders(folder)
     try:
-        return ocp.CheckpointManager(folder.absolute(), options=options)
+        return ocp.CheckpointManager(absolute(folder), options=options)
     except ValueError as error:
         raise CheckpointError(
             f"{folder}: the validation PSNR of a checkpoint is damaged ({first_line(error)}): "
