@@ -200,6 +200,12 @@ class Restorer:
         other.digest, other.trained_on = self.digest, self.trained_on
         return other
 
+    def __copy__(self) -> Self:
+        """A shallow copy shares the compiled programs."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def __reduce__(self) -> tuple[Callable, tuple[Any, ...]]:
         """Pickles and deep copies hold the parameters as numpy arrays, and compile anew."""
         position = jax.local_devices(backend=self.device.platform).index(self.device)

@@ -196,6 +196,16 @@ def test_a_copy_restores_the_same_on_the_same_device(tiny_weights, copied):
     assert (other.device, other.digest) == (device, restorer.digest)
 
 
+def test_other_parameters_take_the_same_programs(tiny_weights):
+    restorer = Restorer.load(tiny_weights)
+    image = np.zeros((8, 8, 3), np.float32)
+    restorer(image)
+    other = restorer.with_params(jax.tree.map(lambda leaf: 2 * leaf, restorer.params))
+    other(image)
+    assert other.restore_fn is restorer.restore_fn
+    assert restorer.restore_fn.count_programs() == 1
+
+
 def test_a_copy_from_another_machine_says_where_it_is_now(tiny_weights):
     function, (kind, state) = Restorer.load(tiny_weights).__reduce__()
     with pytest.warns(UserWarning, match="a Restorer of device 3 of tpu is on .* now"):
