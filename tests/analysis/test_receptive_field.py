@@ -22,6 +22,7 @@ def params():
     return params
 
 
+@pytest.mark.slow
 def test_recurrences_carry_the_gradient_across_the_image(params):
     influence = effective_receptive_field(SVRNN, params, IMAGE)
     assert influence.shape == (96, 104)

@@ -42,6 +42,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
         assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["official.pkl", "official.safetensors"])
 def test_weights_go_to_the_official_form_and_back(tmp_path, name):
     source, file = FIXTURES / "tiny_zip.pkl", tmp_path / name
@@ -60,6 +61,7 @@ def test_weights_go_to_the_official_form_and_back(tmp_path, name):
     assert "exists; nothing was overwritten" in again.stderr
 
 
+@pytest.mark.slow
 def test_weights_are_averaged(tiny_weights, tiny_config, tmp_path):
     _, other = initialize(tiny_config.model, seed=1)
     save_weights(tmp_path / "other", other, tiny_config.model)

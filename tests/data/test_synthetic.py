@@ -36,6 +36,7 @@ def test_no_scene_is_in_two_splits():
     assert of_motorcycle == ["train"]
 
 
+@pytest.mark.slow
 def test_strength_is_like_gopros():
     """Mean near 24 dB, most between 20 and 30."""
     values = [psnr(pair) for split in SPLITS for pair in pairs(split=split, length=10, size=256)]

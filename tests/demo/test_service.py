@@ -65,6 +65,7 @@ def test_what_can_not_be_restored_is_one_line_without_folders(service, image, tm
     restore(service, image, tmp_path / "out")  # the device is free again
 
 
+@pytest.mark.slow
 def test_several_users_at_once_all_get_their_image(service, image, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(6) as users:
         results = list(users.map(lambda i: restore(service, image, tmp_path / str(i)), range(6)))

@@ -75,6 +75,7 @@ def test_images_that_are_worse_infinite_or_without_result_are_shown_as_such(tmp_
     assert "nan" not in text.partition("<body>")[2].partition("data:image")[0]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_slider_moves_and_worst_images_come_first_in_a_browser(tmp_path):
     seen = run_in_browser(
@@ -96,6 +97,7 @@ def test_the_slider_moves_and_worst_images_come_first_in_a_browser(tmp_path):
     assert seen == ["inset(0px 50% 0px 0px)", "inset(0px 80% 0px 0px)", "20 % before", True, order]
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_nothing_is_wider_than_the_window(tmp_path, width):

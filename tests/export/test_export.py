@@ -194,6 +194,7 @@ def test_wrong_arguments_are_one_line(words, message):
     assert message in line
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_verified(tiny_weights, tmp_path):
     words = ["export", "--weights", tiny_weights, "--out"]
     result = run_command(*words, tmp_path / "a.onnx")

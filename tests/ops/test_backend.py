@@ -98,7 +98,7 @@ def forward_modes(loss, image, direction):
     ("name", "backend"),
     [
         ("mimo_unet", "plain"),
-        ("svrnn", "plain"),
+        pytest.param("svrnn", "plain", marks=pytest.mark.slow),
         pytest.param("mimo_unet", "gpu", marks=pytest.mark.slow),
         ("mimo_unet", "tpu"),
     ],

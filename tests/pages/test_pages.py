@@ -50,6 +50,7 @@ def test_links_hold_any_bytes():
     assert link("a b/\udce9#.png") == "a%20b/%E9%23.png"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_before_and_after_are_seen_in_a_browser(tmp_path):
     comparison = Comparison(tmp_path)

@@ -214,6 +214,7 @@ def test_a_profile_is_written_when_asked_for(tiny_config, workdir):
     assert list((workdir / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_can_be_saved_elsewhere(tiny_config, workdir, tmp_path):
     train(tiny_config, workdir)
     weights = load_weights(workdir)

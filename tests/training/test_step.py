@@ -117,7 +117,13 @@ def random_batch(seed, dtype=np.float32):
     return {"blurred": images[0], "sharp": images[1]}
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "mimo_unet_plus" else [])
+        for name in TINY
+    ],
+)
 def test_eight_devices_train_as_one_does(name):
     """Dropout is on: the masks too must not depend on the devices."""
     batches = [random_batch(i) for i in range(5)]
