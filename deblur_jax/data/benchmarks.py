@@ -26,7 +26,7 @@ _SPLITS = ("train", "test")
 _KOHLER_URL = "http://people.kyb.tuebingen.mpg.de/rolfk/BenchmarkECCV2012/"
 
 
-class Found(NamedTuple):
+class FoundSplits(NamedTuple):
     """What a folder holds of a benchmark.
 
     Attributes:
@@ -55,11 +55,11 @@ class Benchmark:
     title: str
     homepage: str
     counts: Mapping[str, int]
-    find: Callable[[Path, str | None], Found | None]
+    find: Callable[[Path, str | None], FoundSplits | None]
     downloads: tuple[Download, ...] = ()
 
 
-def _find_splits(root: Path, blurred: str | None) -> Found | None:
+def _find_splits(root: Path, blurred: str | None) -> FoundSplits | None:
     """Folders of pairs as ``layouts`` knows them, within splits or as one test split."""
     candidates = _candidates(root)
     for folder, by_sequence in [
@@ -76,11 +76,11 @@ def _find_splits(root: Path, blurred: str | None) -> Found | None:
         if folders:
             sides = find_sides(next(iter(folders.values())), blurred)
             splits: Splits = {s: find_pairs(place, blurred) for s, place in folders.items()}
-            return Found(splits, "/".join(sides or ()))
+            return FoundSplits(splits, "/".join(sides or ()))
     return None
 
 
-def _find_hide(root: Path, blurred: str | None) -> Found | None:
+def _find_hide(root: Path, blurred: str | None) -> FoundSplits | None:
     """``train/*.png``, ``test/{test-close-ups,test-long-shot}/*.png`` and ``GT/*.png``."""
     for folder in _candidates(root):
         truth = folder / "GT"
@@ -92,7 +92,7 @@ def _find_hide(root: Path, blurred: str | None) -> Found | None:
             alone = sorted(set(sharp) - used)
             if alone and len(present) == len(_SPLITS):
                 raise PairError(f"{sharp[alone[0]]}: has no partner in train/ or test/")
-            return Found(splits, "train, test and GT")
+            return FoundSplits(splits, "train, test and GT")
     return _find_splits(root, blurred)
 
 
@@ -107,7 +107,7 @@ def _matched(blurred_files: Sequence[Path], sharp: dict, truth: Path) -> PairFil
     return dict(sorted(pairs.items()))
 
 
-def _find_realblur(root: Path, blurred: str | None, kind: str) -> Found | None:
+def _find_realblur(root: Path, blurred: str | None, kind: str) -> FoundSplits | None:
     """Lists ``RealBlur_{J,R}_{train,test}_list.txt``: one sharp and one blurred file per line."""
     for folder in _candidates(root):
         lists = {split: folder / f"RealBlur_{kind}_{split}_list.txt" for split in _SPLITS}
@@ -115,7 +115,7 @@ def _find_realblur(root: Path, blurred: str | None, kind: str) -> Found | None:
         if listed:
             splits = {split: pairs for split, (pairs, _) in listed.items()}
             missing = {split: names for split, (_, names) in listed.items()}
-            return Found(splits, "lists", missing)
+            return FoundSplits(splits, "lists", missing)
     return _find_splits(root, blurred)
 
 
@@ -143,7 +143,7 @@ def _listed(file: Path, folder: Path) -> tuple[PairFiles, list[str]]:
     return dict(sorted(pairs.items())), sorted(gone)
 
 
-def _find_kohler(root: Path, blurred: str | None) -> Found | None:
+def _find_kohler(root: Path, blurred: str | None) -> FoundSplits | None:
     """``Blurry1_1.png`` to ``Blurry4_12.png``; ``Image1/Kernel1/GroundTruth1_1_1.png`` and on."""
     del blurred
     files = images_below(root)
@@ -164,7 +164,7 @@ def _find_kohler(root: Path, blurred: str | None) -> Found | None:
         return None
     all_names = {f"{image}_{kernel:02}" for image in range(1, 5) for kernel in range(1, 13)}
     missing = {"test": sorted(all_names - set(shots))}
-    return Found({"test": dict(sorted(shots.items()))}, "48 shots", missing)
+    return FoundSplits({"test": dict(sorted(shots.items()))}, "48 shots", missing)
 
 
 def _candidates(root: Path) -> list[Path]:
