@@ -12,7 +12,7 @@ import deblur_jax
 from deblur_jax.commands import synthesize
 from deblur_jax.commands.flags import say
 from deblur_jax.data.archives import ArchiveError, download, is_archive, unpack
-from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, Found, Splits
+from deblur_jax.data.benchmarks import BENCHMARKS, Benchmark, FoundSplits, Splits
 from deblur_jax.data.folder import find_pairs, what_is_passed_over
 from deblur_jax.data.layouts import PairError, find_sides, split_folders
 from deblur_jax.data.patches import PairFiles, Patches, WholePairs
@@ -115,7 +115,7 @@ def _check(args: argparse.Namespace, benchmark: Benchmark | None) -> None:
         raise PairError(f"{args.out}: holds a prepared data set; nothing was overwritten")
 
 
-def _warn_of_missing(benchmark: Benchmark, found: Found) -> None:
+def _warn_of_missing(benchmark: Benchmark, found: FoundSplits) -> None:
     """Says where there are fewer pairs than the benchmark has."""
     for split, pairs in found.splits.items():
         count = benchmark.counts.get(split, 0)
@@ -131,17 +131,17 @@ def _warn_of_missing(benchmark: Benchmark, found: Found) -> None:
         )
 
 
-def _find_in_folder(source: str, blurred: str | None) -> Found:
+def _find_in_folder(source: str, blurred: str | None) -> FoundSplits:
     if not Path(source).is_dir():
         raise PairError(f"{source}: no such folder, and not one of {', '.join(BENCHMARKS)}")
     folders = split_folders(source) or {UNDIVIDED: epath.Path(source)}
     splits: Splits = {split: find_pairs(folder, blurred) for split, folder in folders.items()}
     say(line for folder in folders.values() for line in what_is_passed_over(folder, blurred))
     sides = find_sides(next(iter(folders.values())), blurred)
-    return Found(splits, "/".join(sides or ()))
+    return FoundSplits(splits, "/".join(sides or ()))
 
 
-def _find_benchmark(benchmark: Benchmark, args: argparse.Namespace, folder: Path) -> Found:
+def _find_benchmark(benchmark: Benchmark, args: argparse.Namespace, folder: Path) -> FoundSplits:
     """Finds the pairs in what was given or fetched; it is unpacked in ``folder``."""
     if args.manual_dir is not None:
         source = Path(args.manual_dir)
