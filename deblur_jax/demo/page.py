@@ -1,9 +1,10 @@
 """The page, built with Gradio. It sends nothing anywhere and loads nothing from elsewhere."""
 
+import contextlib
 import os
 import shutil
 import tempfile
-import threading
+import time
 import uuid
 from importlib import resources
 from pathlib import Path
@@ -15,10 +16,13 @@ import jax
 from deblur_jax.demo.service import Service
 from deblur_jax.errors import UserError
 from deblur_jax.inference.ensemble import ENSEMBLES
+from deblur_jax.runtime.signals import removed_if_stopped
 
 _NO_ENSEMBLE = "none"
-_SECONDS_KEPT = 1800
-"""Of a restored image, until it is deleted; looked for every five minutes."""
+_SECONDS_KEPT = 1800.0
+"""Of a restored image, or an upload that nobody had restored, until it is deleted."""
+_SECONDS_BETWEEN_LOOKS = 60.0
+_EXAMPLE = "street.jpg"
 _LARGEST_UPLOAD = "200mb"
 _FONTS = ["system-ui", "sans-serif"]
 _FIXED_FONTS = ["ui-monospace", "monospace"]
@@ -34,7 +38,7 @@ class DemoError(UserError, RuntimeError):
 
 
 def gradio() -> ModuleType:
-    """Gradio, told to be silent.
+    """Gradio, with its telemetry switched off.
 
     Raises:
         DemoError: if it is not installed.
@@ -62,15 +66,47 @@ def show(service: Service, *, host: str, port: int, max_waiting: int) -> None:
     Raises:
         DemoError: if the address can't be listened on, or Gradio is missing.
     """
+    gr = gradio()
     folder = Path(tempfile.mkdtemp(prefix="deblur_jax_demo_"))
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    page = None
+    page = _page(gr, service, folder)
+    page.queue(
+        max_size=max_waiting, default_concurrency_limit=jax.local_device_count(), api_open=False
+    )
+    with removed_if_stopped(_Folder(folder)):
+        try:
+            _launch(gr, page, host, port)
+            print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
+            while True:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                delete_older(folder, _SECONDS_KEPT)
+        finally:
+            page.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_older(folder: Path, seconds: float) -> None:
+    """Deletes the files below a folder that were last written so many seconds ago, or more."""
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another thread may have deleted it
+            if file.is_file() and time.time() - file.stat().st_mtime >= seconds:
+                file.unlink()
+
+
+class _Folder:
+    """A folder to be deleted with all that is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def unlink(self, **options: Any) -> None:
+        """Deletes it, as ``Path.unlink`` does a file."""
+        del options
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _launch(gr: ModuleType, page: Any, host: str, port: int) -> None:
     try:
-        gr = gradio()
-        page = _page(gr, service, folder)
-        page.queue(
-            max_size=max_waiting, default_concurrency_limit=jax.local_device_count(), api_open=False
-        )
         page.launch(
             server_name=host,
             server_port=port,
@@ -87,16 +123,10 @@ def show(service: Service, *, host: str, port: int, max_waiting: int) -> None:
             theme=gr.themes.Default(font=_FONTS, font_mono=_FIXED_FONTS),
             app_kwargs={"middleware": [_refuse_other_addresses()]},
         )
-        print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
-        threading.Event().wait()
     except OSError as error:
         raise DemoError(
             f"--host {host} --port {port}: can't be listened on ({error}): choose another --port"
         ) from None
-    finally:
-        if page is not None:
-            page.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _page(gr: ModuleType, service: Service, folder: Path) -> Any:
@@ -126,12 +156,14 @@ def _page(gr: ModuleType, service: Service, folder: Path) -> Any:
         shown = (result.before, result.after)
         return gr.update(value=shown, visible=True), str(result.file), result.words, None
 
-    examples = resources.files(__package__) / "examples"
-    with gr.Blocks(
-        title="deblur_jax",
-        analytics_enabled=False,
-        delete_cache=(_SECONDS_KEPT // 6, _SECONDS_KEPT),
-    ) as page:
+    def example() -> str:
+        # A copy, since what is restored is deleted.
+        copy = folder / uuid.uuid4().hex / _EXAMPLE
+        copy.parent.mkdir()
+        copy.write_bytes((resources.files(__package__) / "examples" / _EXAMPLE).read_bytes())
+        return str(copy)
+
+    with gr.Blocks(title="deblur_jax", analytics_enabled=False) as page:
         gr.Markdown(
             "# deblur_jax\nUndoes the blur of photographs. What you upload stays on the machine "
             "that serves this page, and is deleted when it has been restored; the restored image "
@@ -144,10 +176,10 @@ def _page(gr: ModuleType, service: Service, folder: Path) -> Any:
                     type="filepath",
                     elem_id="upload",
                 )
-                gr.Examples(
-                    [[str(examples / "street.jpg")]],
-                    [upload],
-                    label="An example (REDS, Nah et al., CVPRW 2019, CC BY 4.0)",
+                try_example = gr.Button(
+                    "Take the example (REDS, Nah et al., CVPRW 2019, CC BY 4.0)",
+                    size="sm",
+                    elem_id="example",
                 )
                 weights = gr.Dropdown(service.weights, value=service.weights[0], label="Weights")
                 ensemble = gr.Dropdown(
@@ -163,6 +195,7 @@ def _page(gr: ModuleType, service: Service, folder: Path) -> Any:
                 words = gr.Textbox(label="What was done", interactive=False, elem_id="words")
                 file = gr.File(label="The restored image", interactive=False)
         button.click(restore, [upload, weights, ensemble], [slider, file, words, upload])
+        try_example.click(example, None, upload)
     return page
 
 

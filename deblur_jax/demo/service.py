@@ -1,9 +1,11 @@
 """What happens to an image that is given to the page."""
 
+import contextlib
+import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from PIL import Image
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import ImageError
 from deblur_jax.images.reading import read_header, read_image
-from deblur_jax.images.writing import WRITTEN_SUFFIXES, write_image
+from deblur_jax.images.writing import write_image
 from deblur_jax.inference.canvas import RestorationError
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.pages.images import preview
@@ -22,7 +24,7 @@ from deblur_jax.runtime.files import make_folder
 
 _SHOWN_PIXELS = 1600
 _MEGA = 1_000_000
-_DEEP_SUFFIXES = (".tif", ".tiff")
+_TIFF = (".tif", ".tiff")
 
 
 class Result(NamedTuple):
@@ -81,51 +83,47 @@ class Service:
         """
         if weights not in self.weights:
             raise UserError(f"{weights}: not among the weights of this page")
-        try:
-            return self._restore(image, folder, weights, ensemble, progress)
-        except RestorationError as error:
-            raise UserError(f"{image.name}: {error}") from None
-        except UserError as error:
-            raise UserError(str(error).replace(str(image), image.name)) from None
+        with _errors_without_folder(image):
+            height, width = read_header(image).size
+            if height * width > self.max_megapixels * _MEGA:
+                raise ImageError(
+                    f"{image}: {width}x{height} pixels are more than this page takes "
+                    f"({self.max_megapixels:g} megapixels); `deblur-jax restore` takes larger ones"
+                )
+            stored = read_image(image)
+            before = preview(stored, _SHOWN_PIXELS)
+            pixels = np.require(stored.pixels, requirements=["C", "W"])
+            start = time.monotonic()
+            self._restore_in_place(pixels, weights, ensemble, progress)
+            seconds = time.monotonic() - start
+            stored = dataclasses.replace(stored, pixels=pixels)
+            suffix = image.suffix if image.suffix.lower() in _TIFF else ".png"
+            make_folder(folder)
+            file = folder / f"{image.stem}_restored{suffix}"
+            write_image(file, stored)
+            words = [f"{width}x{height} pixels restored in {seconds:.1f} s", *stored.notes]
+            return Result(before, preview(stored, _SHOWN_PIXELS), file, "; ".join(words))
 
-    def _restore(
+    def _restore_in_place(
         self,
-        image: Path,
-        folder: Path,
+        pixels: np.ndarray,
         weights: str,
         ensemble: str | None,
         progress: Callable[[float], None],
-    ) -> Result:
-        height, width = read_header(image).size
-        if height * width > self.max_megapixels * _MEGA:
-            raise ImageError(
-                f"{image}: {width}x{height} pixels are more than this page takes "
-                f"({self.max_megapixels:g} megapixels); `deblur-jax restore` takes larger ones"
-            )
-        stored = read_image(image)
-        before, done = preview(stored, _SHOWN_PIXELS), 0.0
+    ) -> None:
+        """Waits for a device that is idle, and restores an image on it."""
+        done = 0.0
 
         def add(share: float) -> None:
             nonlocal done
             done += share
             progress(min(done, 1.0))
 
-        pixels = np.require(stored.pixels, requirements=["C", "W"])
         position = self._idle.get()
-        start = time.monotonic()
         try:
             self._restorer(weights, ensemble, position).restore_in_place(pixels, add)
         finally:
             self._idle.put(position)
-        seconds = time.monotonic() - start
-        stored = type(stored)(pixels, stored.metadata, stored.notes)
-        suffix = image.suffix.lower()
-        suffix = suffix if suffix in _DEEP_SUFFIXES and suffix in WRITTEN_SUFFIXES else ".png"
-        make_folder(folder)
-        file = folder / f"{image.stem}_restored{suffix}"
-        write_image(file, stored)
-        words = [f"{width}x{height} pixels restored in {seconds:.1f} s", *stored.notes]
-        return Result(before, preview(stored, _SHOWN_PIXELS), file, "; ".join(words))
 
     def _restorer(self, weights: str, ensemble: str | None, position: int) -> Restorer:
         key = (weights, ensemble, position)
@@ -134,3 +132,13 @@ class Service:
                 device = jax.local_devices()[position]
                 self._loaded[key] = Restorer.load(weights, ensemble=ensemble, device=device)
             return self._loaded[key]
+
+
+@contextlib.contextmanager
+def _errors_without_folder(image: Path) -> Iterator[None]:
+    try:
+        yield
+    except RestorationError as error:
+        raise UserError(f"{image.name}: {error}") from None
+    except UserError as error:
+        raise UserError(str(error).replace(str(image), image.name)) from None

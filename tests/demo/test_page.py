@@ -28,7 +28,7 @@ def address(tiny_weights, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["-m", "deblur_jax", "demo", "--port", str(port), "--weights", str(tiny_weights)]
-    words += ["--max_megapixels", "0.1"]
+    words += ["--max_megapixels", "1"]
     (tmp_path / "temporary").mkdir()
     process = subprocess.Popen(
         [sys.executable, *words],
@@ -45,6 +45,7 @@ def address(tiny_weights, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+    assert not files_in(tmp_path / "temporary")
 
 
 @pytest.fixture
@@ -116,6 +117,23 @@ def test_an_image_goes_in_and_a_restored_one_comes_out(address, browser, tmp_pat
     assert any(url in one for one in asked)
     hosts = {urlparse(one).hostname for one in asked if one.startswith(("http", "ws"))}
     assert hosts == {"127.0.0.1"}
+
+
+def test_the_example_can_be_taken_twice(address, browser):
+    url, temporary = address
+    browser.get(url)
+    for times in (1, 2):
+        browser.find_element("css selector", "#example").click()
+        upload = browser.find_element("css selector", "#upload")
+        wait_until(lambda upload=upload: "street" in upload.text)
+        browser.find_element("css selector", "#restore").click()
+        wait_until(
+            lambda times=times: (
+                sum(file.name == "street_restored.png" for file in files_in(temporary)) >= times
+            )
+        )
+        wait_until(lambda upload=upload: "street" not in upload.text)
+    assert not [file for file in files_in(temporary) if file.name == "street.jpg"]
 
 
 def test_a_port_in_use_is_one_line(address, tiny_weights):

@@ -1,11 +1,13 @@
 import concurrent.futures
+import os
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_jax.demo.page import DemoError, gradio
+from deblur_jax.demo.page import DemoError, delete_older, gradio
 from deblur_jax.demo.service import Service
 from deblur_jax.errors import UserError
 from deblur_jax.images.reading import read_image
@@ -72,6 +74,15 @@ def test_several_users_at_once_all_get_their_image(service, image, tmp_path):
     images = [read_image(result.file).pixels for result in results]
     for restored in images[1:]:
         np.testing.assert_array_equal(restored, images[0])
+
+
+def test_old_files_are_deleted_wherever_they_lie(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name, age in (("a/old", 1900), ("old", 1801), ("a/new", 1700)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    delete_older(tmp_path, 1800)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["new"]
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
