@@ -277,7 +277,13 @@ def _decode_tiff(file: IO[bytes]) -> StoredImage:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         deep = np.max(page.bitspersample) > 8
-        if not deep:
+        # Pillow 12 takes these for truncated, its own ones too.
+        plain_ycbcr = (
+            page.photometric == tifffile.PHOTOMETRIC.YCBCR
+            and page.compression == tifffile.COMPRESSION.NONE
+            and page.subsampling == (1, 1)
+        )
+        if not deep and not plain_ycbcr:
             file.seek(0)
             with contextlib.suppress(UnidentifiedImageError), Image.open(file) as image:
                 metadata = metadata_of(image, file)
@@ -290,7 +296,9 @@ def _decode_tiff(file: IO[bytes]) -> StoredImage:
         pixels = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)
-        photometric = tifffile.PHOTOMETRIC(page.photometric).name
+        if plain_ycbcr:
+            pixels = np.asarray(Image.fromarray(pixels, "YCbCr").convert("RGB"))
+        photometric = "RGB" if plain_ycbcr else tifffile.PHOTOMETRIC(page.photometric).name
         if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):
             raise ValueError(f"a TIFF of kind {photometric} with {page.bitspersample} bits")
         pixels = _scaled(pixels, 2 ** int(np.max(page.bitspersample)) - 1)

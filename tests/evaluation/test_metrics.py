@@ -107,8 +107,7 @@ def test_flat_images_keep_their_digits(mode):
         expected = structural_similarity(
             rounded(sharp), rounded(restored), channel_axis=-1, data_range=255, **GAUSSIAN
         )
-    # Tables print four digits; JAX 0.10.1 is off by 1.4e-5.
-    assert score(restored, sharp, mode).ssim == pytest.approx(expected, abs=2e-5)
+    assert score(restored, sharp, mode).ssim == pytest.approx(expected, abs=1e-5)
 
 
 def realblur_by_its_authors_steps(restored, sharp):

@@ -1,6 +1,5 @@
 import imagecodecs
 import numpy as np
-import PIL
 import pytest
 import tifffile
 from hypothesis import given
@@ -86,8 +85,6 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
 
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr", "I", "PA", "La"])
 def test_other_modes_are_read(tmp_path, mode):
-    if mode == "YCbCr" and PIL.__version__ < "13":
-        pytest.skip("Pillow 12 takes its own TIFF files of YCbCr for truncated")
     file = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr", "I", "PA", "La") else "image.png")
     source = Image.fromarray(random_pixels(3))
     if mode == "I":
@@ -98,6 +95,14 @@ def test_other_modes_are_read(tmp_path, mode):
     photograph = read_image(file)
     assert photograph.pixels.shape[:2] == SIZE
     assert photograph.pixels.dtype == (np.uint16 if mode == "I" else np.uint8)
+
+
+def test_a_tiff_of_brightness_and_colours_is_converted(tmp_path):
+    source = Image.fromarray(random_pixels(3)).convert("YCbCr")
+    options = {"photometric": "ycbcr", "subsampling": (1, 1)}
+    tifffile.imwrite(tmp_path / "image.tif", np.asarray(source), **options)
+    expected = np.asarray(source.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif").pixels, expected)
 
 
 def test_a_palette_with_transparency_keeps_it(tmp_path):
