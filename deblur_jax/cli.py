@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": "restore the pairs of a data set and measure them",
     "score": "measure restored images against sharp ones",
     "prepare": "pairs of images into array_record files",
-    "convert": "official weights into a weights folder",
+    "convert": "weights of any kind into a folder or one file",
     "analyse": "inverse filters, receptive fields, gates",
     "export": "a network for other programs, as StableHLO or ONNX",
     "plan": "plan a run on TPUs: memory, operations, days",
@@ -52,10 +52,16 @@ class _Parser(argparse.ArgumentParser):
 class _PrintCompletion(argparse.Action):
     """Prints the script and ends, as ``--version`` does."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *values: Any, **more: Any) -> Never:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> Never:
         import shtab
 
-        print(shtab.complete(parser, shell=str(values[1])))
+        print(shtab.complete(parser, shell=values))
         parser.exit()
 
 

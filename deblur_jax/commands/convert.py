@@ -22,10 +22,11 @@ from deblur_jax.models import (
     model_config,
 )
 from deblur_jax.weights.digest import digest_of
+from deblur_jax.weights.errors import write_weight_file
 from deblur_jax.weights.folder import config_of, save_weights
 from deblur_jax.weights.load import load_weights
 from deblur_jax.weights.official import load_caffe, load_torch, state_dict_from_params
-from deblur_jax.weights.safetensors_file import SUFFIX, is_safetensors, save_safetensors, write_new
+from deblur_jax.weights.safetensors_file import SUFFIX, is_safetensors, save_safetensors
 from deblur_jax.weights.torch_writer import torch_file
 from deblur_jax.weights.vgg16 import load_vgg16
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         CheckpointError: if there are no weights, or what is to be made exists or can't be written.
     """
     into_file = is_safetensors(args.out)
-    into_torch = epath.Path(args.out).suffix in _TORCH
+    into_torch = epath.Path(args.out).suffix.lower() in _TORCH
     if args.half and not into_file:
         kind = "an official file" if into_torch else "a folder"
         raise ConfigError(f"--half: {kind} keeps float32; name a file *{SUFFIX}")
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     data = written.get("data", {}).get("train", "")
     trained_on = data if is_embedded(data) else None  # another name may be a path of this machine
     if into_torch or args.official:
-        write_new(args.out, _official_file(model, params, args))
+        write_weight_file(args.out, _official_file(model, params, args))
     elif into_file:
         config = config_of(model, about=about, trained_on=trained_on)
         dtype = "float16" if args.half else "float32"

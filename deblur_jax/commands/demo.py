@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="the address to listen on; others than the default let other machines in "
         "(default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="of that address (default: %(default)s)"
+    )
     parser.add_argument(
         "--max_megapixels",
         type=float,

@@ -169,10 +169,8 @@ def run(args: argparse.Namespace) -> None:
         f"{args.out}" + (f"; {skipped} were there already" if skipped else "")
     )
     if comparison is not None:
-        there = [job for job in plan.jobs if job not in set(jobs)]
-        print(
-            f"before and after: {_write_page(comparison, plan.jobs, there, report, restorer, args)}"
-        )
+        page = _write_page(comparison, plan.jobs, report, restorer, args)
+        print(f"before and after: {page}")
     say(plan.notes)
     for job in jobs:
         say(f"{job.source} {note}" for note in report.notes.get(job.source, ()))
@@ -195,16 +193,23 @@ def _notes_on_weights(restorer: Restorer) -> list[str]:
 def _write_page(
     comparison: Comparison,
     jobs: list[Job],
-    there: list[Job],
     report: _Report,
     restorer: Restorer,
     args: argparse.Namespace,
 ) -> epath.Path:
-    """Writes the page; of images that were there already, the files are read."""
-    for job in there:
-        with _failures_kept(job, report):
-            comparison.before(job.target, read_image(job.source))
-            comparison.after(job.target, str(job.source), read_image(job.target))
+    """Writes the page; of images that were restored before, the files are read."""
+    unread = []
+    for job in jobs:
+        if job.source in report.failures or comparison.has(job.target):
+            continue
+        try:
+            before, after = (
+                read_image(file, max_pixels=args.max_megapixels * _MEGA) for file in job
+            )
+            comparison.add("before", job.target, str(job.source), before)
+            comparison.add("after", job.target, str(job.source), after)
+        except ImageError as error:
+            unread.append(str(error))
     foot = {"deblur_jax": deblur_jax.__version__, "weights": shown(args.weights)}
     if restorer.digest is not None:
         foot["digest"] = restorer.digest
@@ -212,7 +217,7 @@ def _write_page(
         foot["ensemble"] = args.ensemble
     return comparison.write(
         [job.target for job in jobs],
-        [report.failures[job.source] for job in jobs if job.source in report.failures],
+        [*(report.failures[job.source] for job in jobs if job.source in report.failures), *unread],
         foot,
     )
 
@@ -253,12 +258,12 @@ def _restore_all(
                 pixels = np.require(image.pixels, requirements=["C", "W"])
                 image = dataclasses.replace(image, pixels=pixels)  # the other memory is given back
                 if comparison is not None:
-                    comparison.before(job.target, image)
+                    comparison.add("before", job.target, str(job.source), image)
                 _restore_in_place(idle, pixels, progress)
                 make_folder(job.target.parent)
                 write_image(job.target, image, quality=args.quality)
                 if comparison is not None:
-                    comparison.after(job.target, str(job.source), image)
+                    comparison.add("after", job.target, str(job.source), image)
                 losses = [] if job.target.suffix in LOSSLESS else _losses(image, job.target)
                 report.notes[job.source] = (*image.notes, *losses)
 

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from etils import epath
 
@@ -43,25 +44,33 @@ class Comparison:
         self._images: dict[epath.Path, _Shown] = {}
         self._lock = threading.Lock()
 
-    def before(self, target: epath.Path, image: StoredImage) -> None:
-        """Writes the preview of an image before restoration.
+    def add(
+        self, when: Literal["before", "after"], target: epath.Path, name: str, image: StoredImage
+    ) -> None:
+        """Writes the preview of an image before restoration, or after.
 
         Args:
+            when: which it is.
             target: the file of the restored image, in the folder.
-            image: as it was read.
+            name: of the image in the page.
+            image: as it was read, or as it is written.
 
         Raises:
             FolderError, FileError: if it can't be written.
         """
-        self._write(target, "before", image)
+        file = self._out / self._file(target, when)
+        small = preview(image, _SHOWN_PIXELS)
+        make_folder(file.parent)
+        write_whole(file, as_jpeg(small))
+        if when == "after":
+            relative = target.relative_to(self._out).as_posix()
+            before, after = (self._file(target, w).as_posix() for w in ("before", "after"))
+            with self._lock:
+                self._images[target] = _Shown(name, relative, before, after, *small.size)
 
-    def after(self, target: epath.Path, name: str, image: StoredImage) -> None:
-        """Writes the preview of the restored image, called ``name`` in the page."""
-        width, height = self._write(target, "after", image)
-        relative = target.relative_to(self._out).as_posix()
-        before, after = (self._file(target, when).as_posix() for when in ("before", "after"))
-        with self._lock:
-            self._images[target] = _Shown(name, relative, before, after, width, height)
+    def has(self, target: epath.Path) -> bool:
+        """Whether the previews of an image were written."""
+        return target in self._images
 
     def write(
         self, order: Sequence[epath.Path], failures: Sequence[str], foot: Mapping[str, str]
@@ -70,13 +79,13 @@ class Comparison:
 
         Args:
             order: of the targets.
-            failures: lines on images that were not restored.
+            failures: lines on images that are not shown.
             foot: what was used: version, weights, digest.
 
         Returns:
             The file.
         """
-        images = [self._images[target] for target in order if target in self._images]
+        images = [self._images[target] for target in order if self.has(target)]
         page = render(
             "compare.html",
             title=f"{len(images)} images before and after",
@@ -90,10 +99,3 @@ class Comparison:
     def _file(self, target: epath.Path, when: str) -> epath.Path:
         relative = epath.Path(_FOLDER) / target.relative_to(self._out)
         return relative.with_name(file_name(relative.name, f".{when}.jpg"))
-
-    def _write(self, target: epath.Path, when: str, image: StoredImage) -> tuple[int, int]:
-        file = self._out / self._file(target, when)
-        small = preview(image, _SHOWN_PIXELS)
-        make_folder(file.parent)
-        write_whole(file, as_jpeg(small))
-        return small.size

@@ -19,7 +19,7 @@ from deblur_jax.ops.recurrence import DIRECTIONS
 from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.caffe_file import Convolution, Layer, read_caffe_file
 from deblur_jax.weights.errors import WeightFileError
-from deblur_jax.weights.safetensors_file import is_safetensors, read_arrays
+from deblur_jax.weights.safetensors_file import array_names, is_safetensors, read_arrays
 from deblur_jax.weights.torch_file import read_torch_file
 from deblur_jax.weights.vgg16 import VGG_CONVOLUTIONS
 
@@ -121,8 +121,7 @@ def torch_config(path: PathLike) -> MIMOUNetConfig:
 
 def has_official_names(path: PathLike) -> bool:
     """Whether a safetensors file holds MIMO-UNet's arrays by their official names."""
-    arrays, _ = read_arrays(epath.Path(path))
-    return any(name.removeprefix(_PARALLEL) == _FIRST_NAME for name in arrays)
+    return any(name.removeprefix(_PARALLEL) == _FIRST_NAME for name in array_names(path))
 
 
 def _state_dict(path: PathLike) -> dict[str, np.ndarray]:

@@ -17,9 +17,9 @@ from flax import nnx
 
 from deblur_jax.config import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
-from deblur_jax.runtime.files import PathLike, make_folder, write_whole
+from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.digest import digest_of, digest_of_config, name_of
-from deblur_jax.weights.errors import CheckpointError
+from deblur_jax.weights.errors import CheckpointError, write_weight_file
 from deblur_jax.weights.folder import (
     CONFIG,
     PARAMS,
@@ -35,6 +35,10 @@ SUFFIX = ".safetensors"
 DTYPES = ("float32", "float16")
 _DIGEST = "digest"
 _FORMAT = "deblur_jax"
+_METADATA = "__metadata__"
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000
+"""Of the format: safetensors refuses longer ones."""
 
 
 def is_safetensors(path: PathLike) -> bool:
@@ -75,21 +79,7 @@ def save_safetensors(
         _DIGEST: {PARAMS: digest_of(widened).to_dict(), CONFIG: digest_of_config(config)},
     }
     metadata = {name: json.dumps(value, sort_keys=True) for name, value in described.items()}
-    write_new(file, safetensors.numpy.save(arrays, {"format": _FORMAT, **metadata}))
-
-
-def write_new(path: PathLike, content: bytes) -> None:
-    """Writes a file of weights, whole or not at all, and never over another.
-
-    Raises:
-        CheckpointError: if it exists.
-        FolderError, FileError: if it can't be written.
-    """
-    file = epath.Path(path)
-    if file.exists():
-        raise CheckpointError(f"{file}: exists; nothing was overwritten")
-    make_folder(file.parent)
-    write_whole(file, content)
+    write_weight_file(file, safetensors.numpy.save(arrays, {"format": _FORMAT, **metadata}))
 
 
 def read_safetensors(path: PathLike, device: jax.Device | None = None) -> Weights:
@@ -126,6 +116,17 @@ def read_safetensors(path: PathLike, device: jax.Device | None = None) -> Weight
     return Weights(model, compute, placed, digest, config)
 
 
+def array_names(path: PathLike) -> list[str]:
+    """The names of the arrays of a safetensors file, of its header alone; none if it is damaged."""
+    try:
+        with epath.Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+    except (OSError, ValueError):
+        return []
+    return [name for name in header if name != _METADATA] if isinstance(header, dict) else []
+
+
 def read_arrays(file: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of any safetensors file by name, and its metadata.
 
@@ -140,11 +141,11 @@ def read_arrays(file: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise CheckpointError(f"{file}: can't be read ({error.strerror or error})") from error
     try:
         arrays = safetensors.numpy.load(data)
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
+        length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+        header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: is damaged or no safetensors file ({error})") from error
-    metadata = header.get("__metadata__", {})
+    metadata = header.get(_METADATA, {})
     return arrays, metadata if isinstance(metadata, dict) else {}
 
 

@@ -55,7 +55,7 @@ def test_a_page_shows_every_image_before_and_after(photos, tiny_weights, tmp_pat
     assert f"before and after: {out / 'compare.html'}" in result.stdout
     page = (out / "compare.html").read_text()
     assert page.count('class="slider"') == 4  # two of them had been restored before
-    assert "not restored: " in page
+    assert "not shown: " in page
     assert f"weights: {tiny_weights}" in page
     for name in ("colour.png", "grey.png", "trip/alpha.png", "deep.png"):
         assert f'href="{name}"' in page

@@ -57,8 +57,8 @@ def test_before_and_after_are_seen_in_a_browser(tmp_path):
     image = StoredImage(np.full((90, 120, 3), 200, np.uint8))
     targets = [tmp_path / "b.png", tmp_path / "trip/ä #1.png"]
     for target in targets:
-        comparison.before(target, image)
-        comparison.after(target, target.stem, image)
+        for when in ("before", "after"):
+            comparison.add(when, target, target.stem, image)
     page = comparison.write(targets, ["c.png: damaged <b>"], {"weights": "w"})
     loaded, names, failures = run_in_browser(
         page,
@@ -69,4 +69,4 @@ def test_before_and_after_are_seen_in_a_browser(tmp_path):
     )
     assert loaded == [120] * 4
     assert names == ["b", "ä #1"]
-    assert failures == ["not restored: c.png: damaged <b>"]
+    assert failures == ["not shown: c.png: damaged <b>"]
