@@ -184,7 +184,6 @@ def test_formats_with_loss_say_what_they_lose(photos, tiny_weights, tmp_path):
     assert np.abs(pixels(out / "grey.jpg") - restored).mean() < 12
 
 
-@pytest.mark.slow
 def test_an_image_that_is_too_large_names_the_flag(tiny_weights, tmp_path):
     Image.new("1", (2000, 1001)).save(tmp_path / "large.png")
     Image.new("L", (20, 16)).save(tmp_path / "small.png")

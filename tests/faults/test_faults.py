@@ -21,7 +21,6 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, number):
     assert counts["refused"] > number // 10
 
 
-@pytest.mark.slow
 def test_a_flipped_bit_is_found_or_harmless():
     counts = count_bit_flips(10, seed=1)
     assert counts["found"] + counts["harmless"] == 10, counts

@@ -150,7 +150,7 @@ def test_uint8_batches_are_the_same_images():
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
     network = ("mimo_unet_plus", dtype)
     good, bad = random_batch(0), random_batch(1)
@@ -169,7 +169,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["mimo_unet_plus", pytest.param("svrnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", TINY)
 def test_the_only_collective_is_one_all_reduce_outside_of_loops(name):
     step, mesh = tiny_step(8, 0, name)
     batch = jax.device_put(random_batch(0), batch_sharding(mesh))
@@ -181,7 +181,6 @@ def test_the_only_collective_is_one_all_reduce_outside_of_loops(name):
     assert collectives_in(program[program.index("\nENTRY ") :]) == found
 
 
-@pytest.mark.slow
 def run_with(**options):
     """A few steps on two devices: the states after each, and their metrics."""
     mesh = data_mesh(2, jax.devices()[:2])
