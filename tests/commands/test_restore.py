@@ -197,6 +197,7 @@ def test_an_image_that_is_too_large_names_the_flag(tiny_weights, tmp_path):
     assert (tmp_path / "out/small.png").exists()
 
 
+@pytest.mark.slow
 def test_all_devices_share_a_folder(photos, tiny_weights, tmp_path, monkeypatch):
     one, three = tmp_path / "one", tmp_path / "three"
     assert run(tiny_weights, one, photos).returncode == 0

@@ -129,6 +129,7 @@ def test_a_wrong_command_line_gets_one_line(arguments, message, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_workdir_is_refused(tmp_path):
     with only_run_in(tmp_path / "run"):
         result = run_train(tmp_path / "run")
@@ -138,6 +139,7 @@ def test_a_second_run_in_a_workdir_is_refused(tmp_path):
     assert not (tmp_path / "run/log.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_readers_take_no_lock(tiny_weights, make_pairs, tmp_path):
     root = make_pairs({"a": (16, 16)})
     with only_run_in(tiny_weights):

@@ -163,7 +163,7 @@ def test_a_pair_that_is_equal_has_no_finite_score(make_pairs, tiny_weights, tmp_
     assert (out / "report.html").exists()
 
 
-@pytest.mark.parametrize("mode", ["float", "matlab"])
+@pytest.mark.parametrize("mode", [pytest.param("float", marks=pytest.mark.slow), "matlab"])
 def test_any_number_of_devices_gives_the_same(make_pairs, tiny_weights, tmp_path, mode):
     sizes = {f"a{i}": (16, 20) for i in range(5)} | {f"b{i}": (20, 16) for i in range(2)}
     pairs = open_pairs(str(make_pairs({**sizes, "c": (17, 19)})), "test")

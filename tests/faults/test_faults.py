@@ -27,6 +27,7 @@ def test_a_flipped_bit_is_found_or_harmless():
     assert counts["found"] > 2
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_or_right():
     counts = count_damaged_checkpoints(10, seed=1)
     assert counts["refused"] + counts["harmless"] == 10, counts

@@ -119,6 +119,7 @@ def test_bfloat16_computes_in_bfloat16_and_restores_in_float32():
     assert all(":bf16" in line for line in convolutions)
 
 
+@pytest.mark.slow
 def test_dropout_is_in_plus_only_and_only_with_keys():
     blurred, keys = golden.blurred(), jax.random.split(jax.random.key(0), 1)
     for name, drops in (("mimo_unet", False), ("mimo_unet_plus", True)):

@@ -50,6 +50,7 @@ def test_a_run_trains_logs_and_saves(tiny_config, workdir):
     assert Config.from_stored(read_config(find_weights(workdir))) == tiny_config
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tiny_config, workdir):
     tiny_config = changed(tiny_config, num_steps=60, log_every=20, checkpoint_every=60)
     tiny_config = changed(tiny_config, optimizer__learning_rate=3e-3)
@@ -70,6 +71,7 @@ def test_svrnn_trains_with_its_own_recipe(tiny_config, workdir):
     assert np.isfinite(flat(load_weights(workdir).params)).all()
 
 
+@pytest.mark.slow
 def test_going_on_with_a_finished_run_changes_nothing(tiny_config, workdir):
     first = train(tiny_config, workdir)
     before = (workdir / LOG_FILE).read_text()
@@ -97,6 +99,7 @@ def test_init_from_starts_from_other_weights(tiny_config, workdir, tiny_weights)
     )
 
 
+@pytest.mark.slow
 def test_init_from_vgg16_fills_the_encoder_alone(tiny_config, workdir, tmp_path):
     model = model_config("svrnn", rnn_channels=4, guidance_channels=2)
     tiny_config = changed(tiny_config, model=model, loss__name="squared_error")
@@ -177,6 +180,7 @@ def test_the_batch_follows_the_devices(tiny_config, workdir):
     assert config["batch_size"] == 2 * len(jax.devices())
 
 
+@pytest.mark.slow
 def test_real_pairs_and_their_held_out_sequences(tiny_config, workdir, make_pairs):
     pairs = make_pairs({f"{s}_{i}": (20, 24) for s in "ab" for i in (1, 2)})
     tiny_config = changed(tiny_config, data__train=str(pairs), data__num_workers=2)
@@ -207,6 +211,7 @@ def test_a_broken_image_met_in_training_is_named(tiny_config, workdir, make_pair
         train(tiny_config, workdir)
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_when_asked_for(tiny_config, workdir):
     tiny_config = changed(tiny_config, profile=True)
     tiny_config = changed(tiny_config, num_steps=17, checkpoint_every=17)

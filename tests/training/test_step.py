@@ -136,6 +136,7 @@ def test_eight_devices_train_as_one_does(name):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_dropout_masks():
     batches = [random_batch(0)]
     (_, first), (_, again), (_, other) = (tiny_run(1, batches, seed) for seed in (0, 0, 1))
@@ -143,6 +144,7 @@ def test_the_seed_decides_the_dropout_masks():
     assert first[0]["loss"] != other[0]["loss"]
 
 
+@pytest.mark.slow
 def test_uint8_batches_are_the_same_images():
     _, floats = tiny_run(1, [random_batch(0)])
     _, integers = tiny_run(1, [random_batch(0, np.uint8)])
@@ -150,7 +152,7 @@ def test_uint8_batches_are_the_same_images():
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
     network = ("mimo_unet_plus", dtype)
     good, bad = random_batch(0), random_batch(1)
@@ -169,7 +171,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(dtype):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["mimo_unet_plus", pytest.param("svrnn", marks=pytest.mark.slow)])
 def test_the_only_collective_is_one_all_reduce_outside_of_loops(name):
     step, mesh = tiny_step(8, 0, name)
     batch = jax.device_put(random_batch(0), batch_sharding(mesh))
@@ -197,6 +199,7 @@ def run_with(**options):
     return states
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_is_the_same_step_and_averages_follow():
     """Dropout is on: a row has its mask whatever part it is in."""
     whole, parts = run_with(), run_with(accumulation_steps=4, ema_decay=0.75)
