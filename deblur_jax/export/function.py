@@ -99,8 +99,10 @@ def exportable(weights: PathLike, *, ema: bool = False, sizes: Sizes | None = No
     sizes, multiple = sizes or Sizes(), restorer.size_multiple
     for length in (sizes.height, sizes.width):
         if length is not None and (length < 1 or length % multiple):
+            least = max(1, length // multiple) * multiple
             raise ConfigError(
-                f"--size: {length} is not a multiple of {multiple}, which {loaded.model.name} needs"
+                f"--size: {length} is not a multiple of {multiple}, which {loaded.model.name} "
+                f"needs: take {least} or {least + multiple}"
             )
     if sizes.batch is not None and sizes.batch < 1:
         raise ConfigError(f"--batch must be at least 1, not {sizes.batch}")
