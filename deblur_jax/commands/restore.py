@@ -4,10 +4,9 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
-import queue
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -22,6 +21,7 @@ from deblur_jax.images.files import MAX_PIXELS, ImageError, StoredImage
 from deblur_jax.images.reading import read_header, read_image
 from deblur_jax.images.writing import FORMATS, LOSSLESS, QUALITY, write_image
 from deblur_jax.inference.canvas import RestorationError
+from deblur_jax.inference.devices import SharedRestorer
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.pages.comparison import PAGE, Comparison
@@ -235,18 +235,15 @@ def _restore_all(
     # Neighbours of one size: the compiled program stays the same.
     readable = sorted(sizes, key=lambda job: sizes[job])
 
-    idle: queue.Queue[Restorer] = queue.Queue()
-    for device in jax.local_devices():
-        on_device = restorer.on(device) if device != restorer.device else restorer
-        on_device.plan_sizes(sizes.values(), _MAX_COMPILATIONS)
-        idle.put(on_device)
+    shared = SharedRestorer(restorer)
+    shared.plan_sizes(sizes.values(), _MAX_COMPILATIONS)
 
     megapixels = {job: height * width / _MEGA for job, (height, width) in sizes.items()}
     with (
         progress_bar(
             desc="restoring", unit="MP", total=round(sum(megapixels.values()), 3), unit_scale=True
         ) as bar,
-        concurrent.futures.ThreadPoolExecutor(idle.qsize() + 1) as threads,
+        concurrent.futures.ThreadPoolExecutor(shared.num_devices + 1) as threads,
     ):
 
         def restore(job: Job) -> None:
@@ -259,7 +256,7 @@ def _restore_all(
                 image = dataclasses.replace(image, pixels=pixels)  # the other memory is given back
                 if comparison is not None:
                     comparison.add("before", job.target, str(job.source), image)
-                _restore_in_place(idle, pixels, progress)
+                shared.restore_in_place(pixels, progress)
                 make_folder(job.target.parent)
                 write_image(job.target, image, quality=args.quality)
                 if comparison is not None:
@@ -270,17 +267,6 @@ def _restore_all(
         for number, _ in enumerate(threads.map(restore, readable), 1):
             bar.set_postfix_str(f"{number} of {len(readable)} images")
     return report
-
-
-def _restore_in_place(
-    idle: "queue.Queue[Restorer]", pixels: np.ndarray, progress: Callable[[float], None]
-) -> None:
-    """Restores an image on the first device that is idle."""
-    restorer = idle.get()
-    try:
-        restorer.restore_in_place(pixels, progress)
-    finally:
-        idle.put(restorer)
 
 
 @contextlib.contextmanager

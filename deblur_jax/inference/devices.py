@@ -1,15 +1,93 @@
-"""Restores images of one size on all devices at once, one image on each."""
+"""Restores images on all devices at once, one image on each."""
 
-from collections.abc import Sequence
+import concurrent.futures
+import queue
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self
 
 import jax
 import numpy as np
 
-from deblur_jax.inference.restorer import Restorer
+from deblur_jax.inference.sizes import Size
+
+
+class Restorer(Protocol):
+    """What is needed of ``inference.restorer.Restorer``."""
+
+    params: Any
+    pure_fn: Callable[[Any, jax.Array], jax.Array]
+
+    def on(self, device: jax.Device) -> Self:
+        """The same on another device."""
+
+    def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
+        """Plans for images of these sizes."""
+
+    def restore_in_place(
+        self, pixels: np.ndarray, progress: Callable[[float], None] | None = None
+    ) -> np.ndarray:
+        """Restores an image in the memory that holds it."""
+
+    def padded(self, batch: np.ndarray) -> np.ndarray:
+        """Pads a batch to a size that the network takes."""
+
+    def __call__(self, image: Any) -> np.ndarray:
+        """Restores an image."""
+
+
+class SharedRestorer:
+    """A network on several devices: each image goes to the first one that is idle.
+
+    An image of any size and kind may come at any time, from any thread.
+
+    Args:
+        restorer: the network.
+        devices: of this process; all of its devices by default.
+
+    Attributes:
+        num_devices: how many images are restored at a time.
+    """
+
+    def __init__(self, restorer: Restorer, devices: Sequence[jax.Device] | None = None):
+        devices = jax.local_devices() if devices is None else devices
+        self.num_devices = len(devices)
+        self._all = [restorer.on(device) for device in devices]
+        self._idle: queue.Queue[Restorer] = queue.Queue()
+        for one in self._all:
+            self._idle.put(one)
+
+    def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
+        """Plans for images of these sizes: see ``Restorer.plan_sizes``."""
+        sizes = list(sizes)
+        for one in self._all:
+            one.plan_sizes(sizes, max_compilations)
+
+    def restore_in_place(
+        self, pixels: np.ndarray, progress: Callable[[float], None] | None = None
+    ) -> np.ndarray:
+        """Restores an image in the memory that holds it: see ``Restorer.restore_in_place``."""
+        restorer = self._idle.get()
+        try:
+            return restorer.restore_in_place(pixels, progress)
+        finally:
+            self._idle.put(restorer)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Restores images, each as ``Restorer`` does, and returns them in their order."""
+
+        def restore(image: np.ndarray) -> np.ndarray:
+            restorer = self._idle.get()
+            try:
+                return restorer(image)
+            finally:
+                self._idle.put(restorer)
+
+        with concurrent.futures.ThreadPoolExecutor(self.num_devices) as threads:
+            return list(threads.map(restore, images))
 
 
 class ParallelRestorer:
-    """Restores as many images at a time as there are devices.
+    """Restores as many images of one size at a time as there are devices, in one program.
 
     Each device computes its image alone, so the number of devices does not change the results.
 

@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import jax
@@ -16,6 +16,7 @@ from PIL import Image
 from deblur_jax.config import ConfigError
 from deblur_jax.images.reading import pixels_of
 from deblur_jax.inference.canvas import Canvas
+from deblur_jax.inference.devices import SharedRestorer
 from deblur_jax.inference.ensemble import with_ensemble
 from deblur_jax.inference.sizes import Size, framed, make_masked_restore_fn, plan_sizes
 from deblur_jax.inference.strips import StripRestorer
@@ -120,6 +121,7 @@ class Restorer:
         self._tile = tile
         self._in_parts = self._make_parts(network, tile, overlap, ensemble)
         self._planned: dict[Size, Size] = {}
+        self._shared: dict[tuple[jax.Device, ...], SharedRestorer] = {}
 
     @classmethod
     def load(
@@ -194,7 +196,9 @@ class Restorer:
         return StripRestorer(nnx.graphdef(network), self.device, tile)
 
     def on(self, device: jax.Device) -> Self:
-        """The same network and weights on another device."""
+        """The same network and weights on another device; itself, if it is on that device."""
+        if device == self.device:
+            return self
         options: dict[str, Any] = {**self._options, "precision": self.compute.precision}
         other = type(self)(self.model, self.params, compute=self.compute, device=device, **options)
         other.digest, other.trained_on = self.digest, self.trained_on
@@ -223,6 +227,7 @@ class Restorer:
         """The same compiled network with other parameters."""
         other = copy.copy(self)
         other.params = jax.device_put(params, self.device)
+        other._shared = {}
         return other
 
     def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
@@ -251,7 +256,7 @@ class Restorer:
         functions = filter(None, (self.restore_fn, self._framed_fn))
         return sum(function.count_programs() for function in functions)
 
-    def __call__(self, image: Any) -> np.ndarray:
+    def __call__(self, image: Any, *, devices: Sequence[jax.Device] | None = None) -> np.ndarray:
         """Restores an image, or a batch of images.
 
         Grey is restored as a grey RGB image and averaged back; an alpha channel is kept as it is.
@@ -261,6 +266,8 @@ class Restorer:
                 ones with alpha; uint8, uint16, or floats in [0, 1]; of numpy, JAX, or what
                 ``numpy.asarray`` takes. Or a batch (b, h, w, c) of such; or a Pillow image of any
                 mode; or the path of an image file.
+            devices: which share the images of a batch, as ``jax.local_devices()``; by default
+                the restorer's own computes them one after the other.
 
         Returns:
             The restored image, clipped to [0, 1] or rounded: for an array of the same shape, uint8,
@@ -275,9 +282,16 @@ class Restorer:
             image = pixels_of(image)
         image = np.asarray(image)
         if image.ndim == 4 and len(image):
-            return np.stack([self(one) for one in image])
+            return np.stack(self._on(devices)(image) if devices else [self(one) for one in image])
         is_float = np.issubdtype(image.dtype, np.floating)
         return self.restore_in_place(image.astype(np.float32 if is_float else image.dtype))
+
+    def _on(self, devices: Sequence[jax.Device]) -> SharedRestorer:
+        """The copies on these devices, which are kept for the next batch."""
+        key = tuple(devices)
+        if key not in self._shared:
+            self._shared[key] = SharedRestorer(self, key)
+        return self._shared[key]
 
     def restore_in_place(
         self, pixels: np.ndarray, progress: Callable[[float], None] | None = None

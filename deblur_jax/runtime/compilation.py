@@ -58,7 +58,8 @@ class Compiled:
     """A function of arrays that is compiled with options where it is called at the top level.
 
     Inside another transformation (``jit``, ``grad``, ``vmap``, ``shard_map`` and others) JAX takes
-    no options of an inner function: there it is an ordinary ``jax.jit`` of the function.
+    no options of an inner function: there it is an ordinary ``jax.jit`` of the function, which
+    donates nothing, since a transformation may use an argument again.
 
     Options that this version of XLA does not know are left out, with one warning.
 
@@ -66,6 +67,7 @@ class Compiled:
         function: pure.
         options: of the compiler, as of ``compiler_options``.
         max_programs: when more were compiled at the top level, all are forgotten.
+        donate_argnums: of ``jax.jit``, for calls at the top level.
         **jit_options: other arguments of ``jax.jit``.
     """
 
@@ -75,13 +77,14 @@ class Compiled:
         options: Options,
         *,
         max_programs: int | None = None,
+        donate_argnums: int | tuple[int, ...] = (),
         **jit_options: Any,
     ):
         self._function = function
         self._max_programs = max_programs
-        self._jit_options = jit_options
         self._options = options
         self._inner = jax.jit(function, **jit_options)
+        self._jit_options = {**jit_options, "donate_argnums": donate_argnums}
         self._top = self._make_top()
         self.__name__ = getattr(function, "__name__", type(self).__name__)
         self.__doc__ = function.__doc__
@@ -100,12 +103,21 @@ class Compiled:
         """The compiled program for arguments, or shapes of them."""
         return self._with_known_options(lambda top: top.lower(*arguments, **keywords).compile())
 
+    def trace(self, *arguments: Any, **keywords: Any) -> jax.stages.Traced:
+        """The traced function for arguments, or shapes of them: ``trace`` of ``jax.jit``."""
+        return self._top.trace(*arguments, **keywords)
+
+    def lower(self, *arguments: Any, **keywords: Any) -> jax.stages.Lowered:
+        """The program for arguments, or shapes of them, before it is compiled."""
+        return self._top.lower(*arguments, **keywords)
+
     def count_programs(self) -> int:
         """How many programs were compiled at the top level, one for each shape of arguments."""
         return self._top._cache_size()
 
     def _make_top(self) -> Any:
-        return jax.jit(self._function, compiler_options=self._options, **self._jit_options)
+        options = self._options or None
+        return jax.jit(self._function, compiler_options=options, **self._jit_options)
 
     def _with_known_options(self, call: Callable) -> Any:
         while True:

@@ -39,6 +39,9 @@ def init_state(
     return TrainState(step, params, optimizer.init(params), skipped, ema)
 
 
+StepFn = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     loss_fn: LossFn,
@@ -49,12 +52,13 @@ def make_train_step(
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
     deterministic: bool = True,
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds the compiled step ``(state, batch) -> (state, metrics)``.
+) -> Compiled:
+    """Builds the compiled step ``(state, batch) -> (state, metrics)`` on the devices of a mesh.
 
-    Each device computes loss and gradient of its own rows; one all-reduce averages both. Dropout
-    keys come from (seed, step, row of the global batch), so the number of devices does not change
-    the masks. A step with a non-finite loss or gradient leaves parameters and optimiser untouched.
+    It is ``make_local_step`` in a ``shard_map``: each device computes loss and gradient of its own
+    rows, and one all-reduce averages both. It may be called inside ``jit``, ``grad``, ``vmap``,
+    ``checkpoint`` and ``lax.map``; inside a ``shard_map`` or ``pmap`` of your own use
+    ``make_local_step``.
 
     Args:
         graphdef: of the network, from ``nnx.split``.
@@ -67,10 +71,61 @@ def make_train_step(
         deterministic: on GPUs, whether every run of the step must give the same bits.
 
     Returns:
-        The step. It donates ``state``: the argument must not be used afterwards. ``batch`` holds
-        ``blurred`` and ``sharp``, (b, h, w, 3) uint8, or float32 in [0, 1]; b is the global batch.
-        ``metrics`` are float32 scalars: ``loss``, its terms, ``gradient_norm``, and ``skipped`` in
-        all.
+        The step. It donates ``state``: the argument must not be used afterwards, unless the call
+        is inside another transformation. ``batch`` holds ``blurred`` and ``sharp``,
+        (b, h, w, 3) uint8, or float32 in [0, 1]; b is the global batch. ``metrics`` are float32
+        scalars: ``loss``, its terms, ``gradient_norm``, and ``skipped`` in all.
+    """
+    platform = mesh.devices.flat[0].platform
+    step = make_local_step(
+        graphdef,
+        loss_fn,
+        optimizer,
+        seed=seed,
+        axis_name=DATA_AXIS,
+        accumulation_steps=accumulation_steps,
+        ema_decay=ema_decay,
+        # On the CPU the gradient of a convolution in a loop is ten times slower.
+        unroll=platform == "cpu",
+    )
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False
+    )
+    options = deterministic_options(platform, deterministic=deterministic)
+    return Compiled(sharded, options, donate_argnums=0)
+
+
+def make_local_step(
+    graphdef: nnx.GraphDef,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    axis_name: str | None = None,
+    accumulation_steps: int = 1,
+    ema_decay: float | None = None,
+    unroll: bool = False,
+) -> StepFn:
+    """The step of ``make_train_step`` as a pure function, neither compiled nor sharded.
+
+    Dropout keys come from (seed, step, row of the global batch), so the number of devices does not
+    change the masks. A step with a non-finite loss or gradient leaves parameters and optimiser
+    untouched.
+
+    Args:
+        graphdef: of the network, from ``nnx.split``.
+        loss_fn: ``(outputs of the network, sharp) -> (loss, its terms)``.
+        optimizer: an optax transformation.
+        seed: of the dropout masks.
+        axis_name: the axis of the ``shard_map``, ``pmap`` or ``vmap`` around the step over which
+            the rows of the global batch are divided; None if the step has all of them.
+        accumulation_steps: parts in which the rows are computed, one after the other.
+        ema_decay: weight of the past in ``state.ema``; None if there is none.
+        unroll: whether those parts are written out, not a loop.
+
+    Returns:
+        ``(state, batch) -> (state, metrics)`` as of ``make_train_step``; ``batch`` holds the rows
+        of this device.
     """
 
     def local_loss(
@@ -83,15 +138,15 @@ def make_train_step(
     def step(
         state: TrainState, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        dropout_keys = _row_keys(seed, state.step, len(batch["blurred"]))
+        dropout_keys = _row_keys(seed, state.step, len(batch["blurred"]), axis_name)
         (loss, terms), grads = _mean_over_parts(
             functools.partial(jax.value_and_grad(local_loss, has_aux=True), state.params),
             (batch, dropout_keys),
             accumulation_steps,
-            # On the CPU the gradient of a convolution in a loop is ten times slower.
-            unroll=mesh.devices.flat[0].platform == "cpu",
+            unroll,
         )
-        loss, terms, grads = jax.lax.pmean((loss, terms, grads), DATA_AXIS)
+        if axis_name is not None:
+            loss, terms, grads = jax.lax.pmean((loss, terms, grads), axis_name)
 
         gradient_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -110,14 +165,7 @@ def make_train_step(
         metrics = {"loss": loss, **terms, "gradient_norm": gradient_norm, "skipped": skipped}
         return TrainState(state.step + 1, params, opt_state, skipped, ema), metrics
 
-    sharded = jax.shard_map(
-        step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False
-    )
-    platform = mesh.devices.flat[0].platform
-    options = deterministic_options(platform, deterministic=deterministic)
-    if options:
-        return Compiled(sharded, options, donate_argnums=0)
-    return jax.jit(sharded, donate_argnums=0)
+    return step
 
 
 def _mean_over_parts(function: Callable, rows: tuple, parts: int, unroll: bool) -> Any:
@@ -135,10 +183,10 @@ def _mean_over_parts(function: Callable, rows: tuple, parts: int, unroll: bool) 
     return jax.tree.map(lambda x: x / parts, total)
 
 
-def _row_keys(seed: int, step: jax.Array, local_rows: int) -> jax.Array:
+def _row_keys(seed: int, step: jax.Array, local_rows: int, axis_name: str | None) -> jax.Array:
     """One key for each local row of the global batch."""
     key = jax.random.fold_in(jax.random.key(seed), step)
-    first = jax.lax.axis_index(DATA_AXIS) * local_rows
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_rows
     return jax.vmap(lambda row: jax.random.fold_in(key, first + row))(jnp.arange(local_rows))
 
 

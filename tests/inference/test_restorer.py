@@ -233,3 +233,17 @@ def test_several_threads_may_call_it(tiny_weights):
         together = list(threads.map(restorer, images))
     for image, restored in zip(images, together, strict=True):
         np.testing.assert_array_equal(restored, restorer(image))
+
+
+@pytest.mark.parametrize("size", [(9, 14), (40, 26)])
+def test_devices_share_a_stack(tiny_weights, size):
+    """The images are those of one device, bit for bit, tiles of large ones too."""
+    restorer = Restorer.load(tiny_weights, tile=24, overlap=8)
+    images = np.random.default_rng(0).integers(0, 256, (7, *size, 4), np.uint8)
+    expected = restorer(images)
+    np.testing.assert_array_equal(restorer(images, devices=jax.local_devices()[:3]), expected)
+    assert expected.dtype == np.uint8
+    other = restorer.with_params(jax.tree.map(lambda x: 2 * x, restorer.params))
+    found = other(images, devices=jax.local_devices()[:3])
+    np.testing.assert_array_equal(found, other(images))
+    assert (found != expected).any()

@@ -6,12 +6,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from deblur_jax.models import ComputeConfig, build_model, model_config
 from deblur_jax.planning.program_text import collectives_in
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from deblur_jax.training.losses import mimo_unet_loss, squared_error
-from deblur_jax.training.step import init_state, make_train_step
+from deblur_jax.training.step import init_state, make_local_step, make_train_step
 from deblur_jax.weights.official import state_dict_from_params
 from tests import golden
 
@@ -220,3 +222,68 @@ def test_a_batch_in_parts_is_the_same_step_and_averages_follow():
     for start, one, two, average in zip(*map(jax.tree.leaves, trees), strict=True):
         after_one = 0.75 * np.asarray(start) + 0.25 * one
         np.testing.assert_allclose(average, 0.75 * after_one + 0.25 * two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_works_inside_every_transformation():
+    """The sharded step itself, on two devices; gradients through it are those of the loss."""
+    step, mesh = tiny_step(2, 0, "svrnn")
+    assert mesh.size == 2
+    graphdef, params = tiny_network("svrnn")
+    state = init_state(params, OPTIMIZER)
+    batches = [random_batch(seed) for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *rows: np.stack(rows), *batches)
+
+    def loss_of(params, batch):
+        return step(state._replace(params=params), batch)[1]["loss"]
+
+    def losses(function):
+        return np.array([float(function(params, batch)) for batch in batches])
+
+    expected = losses(
+        lambda p, b: squared_error(nnx.merge(graphdef, p)(b["blurred"]), b["sharp"])[0]
+    )
+    np.testing.assert_allclose(losses(jax.jit(loss_of)), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses(jax.checkpoint(loss_of)), expected, rtol=1e-5)
+    over = functools.partial(loss_of, params)
+    np.testing.assert_allclose(jax.vmap(over)(stacked), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.lax.map(over, stacked), expected, rtol=1e-5)
+
+    def plain(params):
+        return squared_error(
+            nnx.merge(graphdef, params)(batches[0]["blurred"]), batches[0]["sharp"]
+        )[0]
+
+    through = jax.grad(loss_of)(params, batches[0])
+    for a, b in zip(
+        jax.tree.leaves(through), jax.tree.leaves(jax.grad(plain)(params)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("around", ["nothing", "pmap", "shard_map"])
+def test_the_step_before_sharding_may_be_nested(around):
+    """It is the sharded one's step: alone with all rows, or with an axis of the user's own."""
+    sharded, mesh = tiny_step(2, 0, "svrnn")
+    graphdef, params = tiny_network("svrnn")
+    batch = random_batch(0)
+    state = init_state(params, OPTIMIZER)
+    expected, _ = jax.device_get(sharded(jax.tree.map(jnp.copy, state), batch))
+
+    axis = None if around == "nothing" else "mine"
+    step = make_local_step(graphdef, squared_error, OPTIMIZER, seed=0, axis_name=axis)
+    if around == "pmap":
+        devices = mesh.devices.flat
+        mapped = jax.pmap(step, "mine", in_axes=(None, 0), out_axes=None, devices=list(devices))
+        rows = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
+        found, _ = mapped(state, rows)
+    elif around == "shard_map":
+        own = Mesh(mesh.devices, ("mine",))
+        by_rows = (P(), P("mine"))
+        found, _ = jax.jit(
+            jax.shard_map(step, mesh=own, in_specs=by_rows, out_specs=P(), check_vma=False)
+        )(state, batch)
+    else:
+        found, _ = jax.jit(step)(state, batch)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
