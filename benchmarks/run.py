@@ -29,7 +29,8 @@ from deblur_jax.models import initialize
 from deblur_jax.runtime.operations import multiply_accumulates
 
 _ROOT = Path(__file__).parents[1]
-_TIMES, _PLOT = (Path(__file__).with_name(name) for name in ("times.json", "times.png"))
+_TIMES = Path(__file__).with_name("times.json")
+_PLOT = _ROOT / "docs/times.png"
 
 _PATIENCE = 300
 """Seconds that a process may take for one answer, compilation included."""

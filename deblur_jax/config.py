@@ -78,7 +78,10 @@ def setting(
     Args:
         default: its value where none is given.
         meaning: one line for the help.
-        at_least, above, at_most, below: limits of a number.
+        at_least: the least that a number may be.
+        above: what a number must be above.
+        at_most: the most that a number may be.
+        below: what a number must be below.
         choices: the names that a string may be, or a function that returns them.
     """
     rule = Rule(meaning, at_least, above, at_most, below, choices)

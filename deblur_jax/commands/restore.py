@@ -21,7 +21,6 @@ from deblur_jax.images.files import MAX_PIXELS, ImageError, StoredImage
 from deblur_jax.images.reading import read_header, read_image
 from deblur_jax.images.writing import FORMATS, LOSSLESS, QUALITY, write_image
 from deblur_jax.inference.canvas import RestorationError
-from deblur_jax.inference.devices import SharedRestorer
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.pages.comparison import PAGE, Comparison
@@ -235,7 +234,7 @@ def _restore_all(
     # Neighbours of one size: the compiled program stays the same.
     readable = sorted(sizes, key=lambda job: sizes[job])
 
-    shared = SharedRestorer(restorer)
+    shared = restorer.shared(jax.local_devices())
     shared.plan_sizes(sizes.values(), _MAX_COMPILATIONS)
 
     megapixels = {job: height * width / _MEGA for job, (height, width) in sizes.items()}

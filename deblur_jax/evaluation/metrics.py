@@ -64,7 +64,8 @@ def score(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> Score:
     """Compares one image with the truth.
 
     Args:
-        restored, sharp: (h, w, 3) float32 in [0, 1]; ``restored`` need not be clamped.
+        restored: (h, w, 3) float32 in [0, 1]; it need not be clamped.
+        sharp: the truth, likewise.
         mode: see the module.
 
     Raises:

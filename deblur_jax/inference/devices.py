@@ -1,9 +1,10 @@
 """Restores images on all devices at once, one image on each."""
 
 import concurrent.futures
+import contextlib
 import queue
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,9 +17,6 @@ class Restorer(Protocol):
 
     params: Any
     pure_fn: Callable[[Any, jax.Array], jax.Array]
-
-    def on(self, device: jax.Device) -> Self:
-        """The same on another device."""
 
     def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
         """Plans for images of these sizes."""
@@ -38,20 +36,18 @@ class Restorer(Protocol):
 class SharedRestorer:
     """A network on several devices: each image goes to the first one that is idle.
 
-    An image of any size and kind may come at any time, from any thread.
+    It may be called from any thread. The device does not change the restoration.
 
     Args:
-        restorer: the network.
-        devices: of this process; all of its devices by default.
+        restorers: the same network and weights on each device.
 
     Attributes:
         num_devices: how many images are restored at a time.
     """
 
-    def __init__(self, restorer: Restorer, devices: Sequence[jax.Device] | None = None):
-        devices = jax.local_devices() if devices is None else devices
-        self.num_devices = len(devices)
-        self._all = [restorer.on(device) for device in devices]
+    def __init__(self, restorers: Sequence[Restorer]):
+        self.num_devices = len(restorers)
+        self._all = tuple(restorers)
         self._idle: queue.Queue[Restorer] = queue.Queue()
         for one in self._all:
             self._idle.put(one)
@@ -62,28 +58,31 @@ class SharedRestorer:
         for one in self._all:
             one.plan_sizes(sizes, max_compilations)
 
+    def restore(self, image: Any) -> np.ndarray:
+        """Restores an image as ``Restorer`` does."""
+        with self._one() as restorer:
+            return restorer(image)
+
     def restore_in_place(
         self, pixels: np.ndarray, progress: Callable[[float], None] | None = None
     ) -> np.ndarray:
         """Restores an image in the memory that holds it: see ``Restorer.restore_in_place``."""
+        with self._one() as restorer:
+            return restorer.restore_in_place(pixels, progress)
+
+    def restore_all(self, images: Iterable[Any]) -> list[np.ndarray]:
+        """Restores images at the same time, and returns them in their order."""
+        with concurrent.futures.ThreadPoolExecutor(self.num_devices) as threads:
+            return list(threads.map(self.restore, images))
+
+    @contextlib.contextmanager
+    def _one(self) -> Iterator[Restorer]:
+        """One that is idle, or waits for one."""
         restorer = self._idle.get()
         try:
-            return restorer.restore_in_place(pixels, progress)
+            yield restorer
         finally:
             self._idle.put(restorer)
-
-    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Restores images, each as ``Restorer`` does, and returns them in their order."""
-
-        def restore(image: np.ndarray) -> np.ndarray:
-            restorer = self._idle.get()
-            try:
-                return restorer(image)
-            finally:
-                self._idle.put(restorer)
-
-        with concurrent.futures.ThreadPoolExecutor(self.num_devices) as threads:
-            return list(threads.map(restore, images))
 
 
 class ParallelRestorer:

@@ -282,15 +282,17 @@ class Restorer:
             image = pixels_of(image)
         image = np.asarray(image)
         if image.ndim == 4 and len(image):
-            return np.stack(self._on(devices)(image) if devices else [self(one) for one in image])
+            return np.stack(
+                self.shared(devices).restore_all(image) if devices else [self(one) for one in image]
+            )
         is_float = np.issubdtype(image.dtype, np.floating)
         return self.restore_in_place(image.astype(np.float32 if is_float else image.dtype))
 
-    def _on(self, devices: Sequence[jax.Device]) -> SharedRestorer:
-        """The copies on these devices, which are kept for the next batch."""
+    def shared(self, devices: Sequence[jax.Device]) -> SharedRestorer:
+        """The same network and weights on these devices, kept for the next call."""
         key = tuple(devices)
         if key not in self._shared:
-            self._shared[key] = SharedRestorer(self, key)
+            self._shared[key] = SharedRestorer([self.on(device) for device in devices])
         return self._shared[key]
 
     def restore_in_place(

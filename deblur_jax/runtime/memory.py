@@ -1,6 +1,7 @@
-"""The memory of the process on a CPU: what is freed stays ready for the next step."""
+"""The memory of the process: how much it takes, and that what is freed stays ready."""
 
 import ctypes
+import resource
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -20,3 +21,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
         libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 import jax
@@ -17,9 +18,9 @@ from deblur_jax.runtime.watchdog import Listener, Watchdog, join
 
 _HEARTBEAT_SECONDS = 30
 _BARRIER_SECONDS = 24 * 3600
+_SECONDS_FOR_THE_WATCHDOG = 10
 _TEXT_BYTES = 1000
 _WATCH_KEY = "deblur_jax/watchdog"
-
 
 FLAGS = {
     "coordinator": (str, None, "host:port of process 0, for several processes"),
@@ -60,6 +61,12 @@ def joined(args: argparse.Namespace) -> Iterator[bool]:
     except SystemExit:
         if watchdog is not None:
             watchdog.leave()
+        raise
+    except jax.errors.JaxRuntimeError:
+        # A collective fails where a process has died: the watchdog ends this process with the line
+        # that names it, if it is given the time.
+        if watchdog is not None:
+            time.sleep(_SECONDS_FOR_THE_WATCHDOG)
         raise
     if watchdog is not None:
         watchdog.leave()
@@ -173,3 +180,20 @@ def broadcast_text(text: str) -> str:
     padded[: len(said)] = np.frombuffer(said, np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
     return received.tobytes().rstrip(b"\0").decode("utf-8", "ignore")
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """The values of all processes, sent through the devices; every process calls it.
+
+    Args:
+        values: of one shape and dtype in all processes.
+
+    Returns:
+        One row more: ``result[i]`` holds the values of process i, to the bit.
+    """
+    values = np.ascontiguousarray(values)
+    if jax.process_count() == 1:
+        return values[None]
+    # Devices may know no numbers of 64 bits.
+    gathered = np.asarray(multihost_utils.process_allgather(values.reshape(-1).view(np.uint8)))
+    return gathered.astype(np.uint8).view(values.dtype).reshape(-1, *values.shape)

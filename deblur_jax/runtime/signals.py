@@ -176,9 +176,9 @@ def _end(number: int) -> None:
 
 
 def write_line(line: str) -> None:
-    """Writes to stderr past its lock; a progress bar's line is ended first."""
+    """Writes to stderr past its lock; a progress bar's line on a terminal is ended first."""
     tqdm = sys.modules.get("tqdm")
     bars = getattr(tqdm.tqdm, "_instances", None) if tqdm else None
-    start = "\n" if bars else ""
+    start = "\n" if bars and os.isatty(2) else ""
     with contextlib.suppress(OSError):
         os.write(2, f"{start}{line}\n".encode())

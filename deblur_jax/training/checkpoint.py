@@ -26,7 +26,7 @@ from deblur_jax.weights.folder import (
     EMA,
     OPTIMIZER,
     PARAMS,
-    best_step,
+    best_validation,
     check_digest,
     errors_naming,
     open_manager,
@@ -154,9 +154,9 @@ class Checkpoints:
         """The newest step there is a checkpoint of, or one that is being written."""
         return self._manager.latest_step()
 
-    def best_step(self) -> int | None:
-        """The step with the highest validation PSNR, among those that were validated."""
-        return best_step(self._manager)
+    def best(self) -> tuple[int, float] | None:
+        """The step with the highest validation PSNR, and that PSNR; None if none was validated."""
+        return best_validation(self._manager)
 
     def close(self) -> None:
         """Ends the threads that save."""

@@ -1,4 +1,4 @@
-"""The log of a training run: ``log.jsonl`` and TensorBoard files."""
+"""The log of a training run: JSON lines of each process, and TensorBoard files."""
 
 import contextlib
 import json
@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import to_uint8
+from deblur_jax.runtime.progress import print_beside_bars
 
 LOG_FILE = "log.jsonl"
 _CLOUD_PREFIX = "gs://"
@@ -22,7 +22,9 @@ class LogError(UserError, RuntimeError):
 
 
 class RunLog:
-    """JSON lines and TensorBoard, written by the first process alone.
+    """JSON lines of every process, and TensorBoard files of the first one.
+
+    Process 0 writes ``log.jsonl``; process i of several writes ``processes/i.jsonl``.
 
     Args:
         workdir: of the run; made if missing.
@@ -30,19 +32,20 @@ class RunLog:
     """
 
     def __init__(self, workdir: epath.Path, start_step: int):
-        self._active = jax.process_index() == 0
-        if not self._active:
-            return
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._file = workdir / LOG_FILE
+        process = jax.process_index()
+        self._is_first = process == 0
+        self._file = workdir / (LOG_FILE if self._is_first else f"processes/{process}.jsonl")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         self._text = "".join(_rows_until(self._file, start_step))
         self._file.write_text(self._text)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        if self._is_first:
+            board = str(workdir / "tensorboard")
+            self._board = SummaryWriter(board, purge_step=start_step + 1)
 
     def note(self, text: str) -> None:
         """Prints a line to the terminal."""
-        if self._active:
-            tqdm.write(text)
+        if self._is_first:
+            print_beside_bars(text)
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """Scalars of a step.
@@ -50,15 +53,14 @@ class RunLog:
         Raises:
             LogError: if they can't be written.
         """
-        if not self._active:
-            return
         finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
         try:
             self._append(json.dumps({"step": step, **finite}) + "\n")
         except OSError as error:
             raise LogError(f"{self._file}: can't be written: {error.strerror}") from None
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._is_first:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def _append(self, line: str) -> None:
         self._text += line
@@ -70,13 +72,13 @@ class RunLog:
 
     def image(self, step: int, image: np.ndarray) -> None:
         """Before, after and truth side by side, (h, 3w, 3) in [0, 1]."""
-        if self._active:
+        if self._is_first:
             image = to_uint8(np.nan_to_num(image))
             self._board.add_image("blurred | restored | sharp", image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes what is left, if there is room on the disk."""
-        if self._active:
+        if self._is_first:
             with contextlib.suppress(OSError):
                 self._board.close()
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import functools
 import signal
-import time
 from collections.abc import Collection
 from typing import Self
 
@@ -15,17 +13,11 @@ from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from deblur_jax.config import ConfigError
-from deblur_jax.data import PairSource, open_training_pairs
+from deblur_jax.data import open_training_pairs
 from deblur_jax.data.pipeline import count_workers, training_batches
 from deblur_jax.data.sources import check_sizes, fingerprint
-from deblur_jax.errors import UserError
-from deblur_jax.evaluation import metrics
-from deblur_jax.images.files import as_float
-from deblur_jax.inference.canvas import RestorationError
-from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import (
     NetworkConfig,
     SVRNNConfig,
@@ -38,21 +30,18 @@ from deblur_jax.runtime import signals
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.runtime.files import PathLike, check_utf_8
 from deblur_jax.runtime.lock import only_run_in
-from deblur_jax.runtime.progress import progress_bar
 from deblur_jax.training.checkpoint import Checkpoints
 from deblur_jax.training.config import Config
 from deblur_jax.training.log import RunLog
 from deblur_jax.training.losses import make_loss
+from deblur_jax.training.monitor import Monitor
 from deblur_jax.training.optimizer import make_optimizer, make_schedule
 from deblur_jax.training.step import TrainState, init_state, make_train_step
+from deblur_jax.training.validation import Validation
 from deblur_jax.weights.load import load_weights
 
 _PROFILED_STEPS = range(10, 15)
 """Counted from the first step of this run; the very first ones compile."""
-
-
-class NonFiniteError(UserError, RuntimeError):
-    """The loss or its gradient stopped being finite more often than the config allows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,20 +138,19 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        validate = functools.partial(
-            _validate, _validation_restorer(config, params), validation_pairs
-        )
+        validate = Validation(config, validation_pairs, mesh)
         stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(_Stop())
-        bar = stack.enter_context(
-            progress_bar(desc="training", unit="step", initial=start_step, total=config.num_steps)
+        monitor = stack.enter_context(
+            Monitor(config, schedule, log, mesh.size, start_step, checkpoints.best())
         )
-        monitor = _Monitor(config, schedule, log, bar)
         step = start_step
         batches_on_device = prefetch_to_device(batches, batch_sharding(mesh))
         while step < config.num_steps and not stop.is_requested(step):
             _profile(config, workdir, step - start_step)
-            state, step_metrics = train_step(state, next(batches_on_device))
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                batch = monitor.next_batch(batches_on_device)
+                state, step_metrics = train_step(state, batch)
             stop.defer()
             monitor.follow(step, step_metrics)
             checkpoints.check()
@@ -170,16 +158,23 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
             if step % config.checkpoint_every == 0 and step < config.num_steps:
                 monitor.catch_up()
                 lock.check()
-                checkpoints.save(step, state, validate(state, log))
+                with monitor.paused():
+                    psnr = validate(state, log)
+                    checkpoints.save(step, state, psnr)
+                monitor.validated(step, psnr)
 
         # ----------------------------------------------------------------------------------- end
         monitor.catch_up()
         lock.check()
         finished = step == config.num_steps
         if checkpoints.latest_step() != step:
-            checkpoints.save(step, state, validate(state, log) if finished else None)
+            psnr = validate(state, log) if finished else None
+            checkpoints.save(step, state, psnr)
+            monitor.validated(step, psnr)
         checkpoints.wait()
-        return Outcome(step, finished, checkpoints.best_step(), None if finished else stop.signal())
+        best = checkpoints.best()
+        best_step = None if best is None else best[0]
+        return Outcome(step, finished, best_step, None if finished else stop.signal())
 
 
 def _notes_on_workers(config: Config) -> list[str]:
@@ -243,113 +238,6 @@ def _check_same_sizes(config: Config, other: NetworkConfig) -> None:
         f"config.init_from {config.init_from} has model.{differing} {its.get(differing)}, not "
         f"{mine[differing]}"
     )
-
-
-def _validation_restorer(config: Config, params: nnx.State) -> Restorer:
-    return Restorer(config.model, params, compute=config.compute)
-
-
-def _validate(
-    restorer: Restorer, pairs: PairSource | None, state: TrainState, log: RunLog
-) -> float | None:
-    """Mean PSNR over the validation pairs; None without any, or if it is not finite.
-
-    That of the moving average, where one is kept, is logged beside it.
-    """
-    if pairs is None:
-        return None
-    step = int(state.step)
-    means: dict[str, float] = {}
-    named = {"validation_psnr": state.params}
-    if state.ema is not None:
-        named["validation_psnr_ema"] = state.ema
-    for name, params in named.items():
-        shown = log if name == "validation_psnr" else None
-        found = _validate_params(restorer, pairs, params, name, step, shown)
-        if found is None:
-            return None
-        means |= found
-    log.row(step, means)
-    return means["validation_psnr"] if np.isfinite(means["validation_psnr"]) else None
-
-
-def _validate_params(
-    restorer: Restorer,
-    pairs: PairSource,
-    params: nnx.State,
-    name: str,
-    step: int,
-    log: RunLog | None,
-) -> dict[str, float] | None:
-    """Means over the pairs; None if a signal asks to stop before they are all restored."""
-    restorer = restorer.with_params(jax.device_get(params))
-    scores, scores_blurred = [], []
-    for index in range(len(pairs)):
-        if signals.received() is not None:
-            return None
-        pair = pairs[index]
-        blurred, sharp = (as_float(pair[key]) for key in ("blurred", "sharp"))
-        scores_blurred.append(float(metrics.psnr(blurred, sharp)))
-        try:
-            restored = restorer(blurred)
-        except RestorationError:  # not finite: the step is never the best one
-            scores.append(np.nan)
-            continue
-        scores.append(float(metrics.psnr(restored, sharp)))
-        if index == 0 and log is not None:
-            log.image(step, np.concatenate([blurred, restored, sharp], axis=1))
-    return {name: float(np.mean(scores)), "validation_psnr_blurred": float(np.mean(scores_blurred))}
-
-
-class _Monitor:
-    """Reads each step's metrics one step late, so that the device never waits for the host."""
-
-    def __init__(self, config: Config, schedule: optax.Schedule, log: RunLog, bar: tqdm) -> None:
-        self._config = config
-        self._schedule = schedule
-        self._log = log
-        self._bar = bar
-        self._unread: tuple[int, dict[str, jax.Array]] | None = None
-        self._since_log: list[dict[str, float]] = []
-        self._time = time.monotonic()
-
-    def follow(self, step: int, step_metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of ``step``, and reads those of the step before."""
-        self.catch_up()
-        self._unread = step, step_metrics
-
-    def catch_up(self) -> None:
-        """Reads what is unread.
-
-        Raises:
-            NonFiniteError: if too many steps were skipped.
-        """
-        if self._unread is None:
-            return
-        (step, step_metrics), self._unread = self._unread, None
-        values = {name: float(value) for name, value in jax.device_get(step_metrics).items()}
-        if values["skipped"] > self._config.max_skipped_steps:
-            raise NonFiniteError(
-                f"step {step}: the loss or its gradient is not finite (loss {values['loss']}); "
-                f"{values['skipped']:.0f} steps skipped, config.max_skipped_steps allows "
-                f"{self._config.max_skipped_steps}. No checkpoint after it was written: lower "
-                "optimizer.learning_rate, or use compute.dtype float32"
-            )
-        self._bar.update()
-        self._since_log.append(values)
-        if (step + 1) % self._config.log_every == 0:
-            self._write(step + 1)
-
-    def _write(self, step: int) -> None:
-        finite = [v for v in self._since_log if np.isfinite(v["loss"])] or self._since_log
-        means = {name: float(np.mean([v[name] for v in finite])) for name in finite[0]}
-        means["skipped"] = self._since_log[-1]["skipped"]
-        now = time.monotonic()
-        means["learning_rate"] = float(self._schedule(step - 1))
-        means["steps_per_second"] = len(self._since_log) / (now - self._time)
-        self._bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-        self._log.row(step, means)
-        self._since_log, self._time = [], now
 
 
 class _Stop:

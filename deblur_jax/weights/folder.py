@@ -185,7 +185,8 @@ def find_weights(path: PathLike) -> epath.Path:
             "that come with the package"
         )
     manager = open_manager(checkpoints, keep=1, read_only=True)
-    best, steps = best_step(manager), saved_steps(manager)
+    validated, steps = best_validation(manager), saved_steps(manager)
+    best = None if validated is None else validated[0]
     manager.close()
     if not steps:
         raise CheckpointError(f"{folder}: its training run has not saved a checkpoint yet")
@@ -455,10 +456,13 @@ def _has_items(checkpoint: epath.Path) -> bool:
         return False
 
 
-def best_step(manager: ocp.CheckpointManager) -> int | None:
-    """The step with the highest validation PSNR; None if none was validated."""
+def best_validation(manager: ocp.CheckpointManager) -> tuple[int, float] | None:
+    """The step with the highest validation PSNR, and that PSNR; None if none was validated."""
     folder = epath.Path(manager.directory)
-    return _highest({step: _validation_psnr(folder / str(step)) for step in saved_steps(manager)})
+    psnr = {step: _validation_psnr(folder / str(step)) for step in saved_steps(manager)}
+    step = _highest(psnr)
+    value = None if step is None else psnr[step]
+    return None if step is None or value is None else (step, value)
 
 
 def _highest(psnr: Mapping[int, float | None]) -> int | None:

@@ -1,6 +1,7 @@
 """Two real processes on one machine, as two hosts would be."""
 
 import functools
+import json
 import shutil
 import signal
 import socket
@@ -66,6 +67,10 @@ def final_params(workdir):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
 
+def rows(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
     workdir = tmp_path / "two"
     pair = Pair(workdir)
@@ -85,7 +90,7 @@ def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
     assert time.monotonic() - start < 60
     assert survivor[0] == 1
     assert GONE.format(1) in survivor[2]
-    assert "Traceback" not in survivor[2]
+    assert "Traceback" not in survivor[2], survivor[2]
     assert "Check failure" not in survivor[2]
 
     killed = tmp_path / "killed"
@@ -100,12 +105,26 @@ def test_two_processes_stop_die_go_on_and_end_as_one_would(tmp_path):
     for ours, theirs in zip(final_params(workdir), final_params(undisturbed), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
+    logs = [rows(undisturbed / name) for name in ("log.jsonl", "processes/1.jsonl")]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours.get("validation_psnr") == theirs.get("validation_psnr")
+        if "loss" in ours:
+            busy = [ours["busy_seconds"], theirs["busy_seconds"]]
+            assert ours["slowest_process"] == int(np.argmax(busy))
+            assert ours["slowest_busy_seconds"] == max(busy)
+
     # One process goes on where two were killed, and one does the whole.
     alone = tmp_path / "alone"
     for folder in (killed, alone):
         assert run_train(folder).returncode == 0
         for ours, theirs in zip(final_params(workdir), final_params(folder), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    first_of = [
+        next(row["validation_psnr"] for row in rows(run / "log.jsonl") if "validation_psnr" in row)
+        for run in (alone, undisturbed)
+    ]
+    assert first_of[0] == pytest.approx(first_of[1], abs=1e-3)
 
 
 def test_a_signal_before_the_first_step_ends_its_process_at_once(tmp_path):

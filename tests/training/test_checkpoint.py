@@ -168,7 +168,7 @@ def test_keeps_the_newest_and_the_best(checkpoints, state, tmp_path):
     for step, psnr in enumerate([20.0, 30.0, 25.0, 26.0, None], start=1):
         checkpoints.save(step, state, psnr)
     checkpoints.wait()
-    assert checkpoints.best_step() == 2
+    assert checkpoints.best()[0] == 2
     assert checkpoints.latest_step() == 5
     kept = {int(folder.name) for folder in (tmp_path / "run/checkpoints").iterdir()}
     assert kept == {2, 4, 5}
@@ -267,7 +267,7 @@ def test_a_damaged_validation_costs_no_more_than_the_best_checkpoint(
     with pytest.warns(UserWarning, match="1: its validation PSNR is damaged"):
         again.save(3, state, 5.0)
     again.wait()
-    assert again.best_step() == 2
+    assert again.best()[0] == 2
     again.close()
 
 

@@ -9,7 +9,8 @@ from deblur_jax.data.layouts import PairError
 from deblur_jax.models import initialize, model_config
 from deblur_jax.training.config import Config
 from deblur_jax.training.log import LOG_FILE
-from deblur_jax.training.loop import NonFiniteError, train
+from deblur_jax.training.loop import train
+from deblur_jax.training.monitor import NonFiniteError
 from deblur_jax.training.optimizer import OptimizerConfig
 from deblur_jax.weights.errors import CheckpointError
 from deblur_jax.weights.folder import find_weights, read_config, save_weights
@@ -37,9 +38,13 @@ def test_a_run_trains_logs_and_saves(tiny_config, workdir):
     rows = log_rows(workdir)
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [2, 4, 6]
-    assert {"loss", "content_loss", "frequency_loss", "learning_rate", "steps_per_second"} <= set(
-        steps[0]
-    )
+    terms = {"loss", "content_loss", "frequency_loss", "gradient_norm", "learning_rate", "skipped"}
+    speed = {"step_seconds", "images_per_second", "images_per_second_per_device", "input_wait"}
+    for row in steps:
+        assert terms | speed | {"busy_seconds", "host_memory_gib"} <= set(row)
+        assert 0 <= row["input_wait"] <= 1
+        assert row["images_per_second"] == pytest.approx(2 / row["step_seconds"])
+        assert row["busy_seconds"] <= row["step_seconds"]
     assert steps[0]["loss"] == pytest.approx(
         steps[0]["content_loss"] + 0.1 * steps[0]["frequency_loss"], rel=1e-5
     )
