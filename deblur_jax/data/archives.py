@@ -1,16 +1,16 @@
 """Archives from the internet: downloaded, checked and unpacked with care."""
 
 import functools
-import hashlib
+import logging
 import shutil
 import stat
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+import pooch
 
 from deblur_jax.errors import UserError
 from deblur_jax.images.files import SUFFIXES
@@ -25,6 +25,7 @@ MACOS_FOLDER = "__MACOSX"
 """What macOS adds to archives: files that are no images, by the names of images."""
 _WANTED = (*SUFFIXES, ".txt")
 _CHUNK = 2**20
+_SECONDS_OF_SILENCE = 60
 _BLOCK = 512
 """Of a tar file, which ends with blocks of zeros."""
 
@@ -70,33 +71,28 @@ def download(wanted: Download, folder: Path) -> Path:
     Raises:
         ArchiveError: if it can't be fetched, or has another MD5 sum; then it is deleted.
     """
-    file = folder / wanted.file_name
-    if file.exists() and _md5(file) == wanted.md5:
-        return file
-    partial = file.with_name(f".{file.name}.part")
+    pooch.get_logger().setLevel(logging.ERROR)
+    address = wanted.url
     try:
-        with urllib.request.urlopen(wanted.url) as source, partial.open("wb") as target:
-            length = source.headers.get("Content-Length")
-            bar = progress_bar(
-                desc=wanted.file_name, unit="B", unit_scale=True, total=int(length or 0) or None
+        # pooch sets the total, when it knows that.
+        with progress_bar(desc=wanted.file_name, unit="B", unit_scale=True, total=1) as bar:
+            file = pooch.retrieve(
+                address,
+                f"md5:{wanted.md5}",
+                fname=wanted.file_name,
+                path=folder,
+                downloader=pooch.HTTPDownloader(progressbar=bar, timeout=_SECONDS_OF_SILENCE),
             )
-            with bar:
-                while chunk := source.read(_CHUNK):
-                    target.write(chunk)
-                    bar.update(len(chunk))
-        if _md5(partial) != wanted.md5:
-            raise ArchiveError(
-                f"{wanted.url}: its content is not what it was (MD5); fetch it yourself, and give "
-                "--manual_dir"
-            )
-        partial.rename(file)
-    except (OSError, urllib.error.URLError) as error:
+    except OSError as error:  # those of requests among them
         raise ArchiveError(
-            f"{wanted.url}: can't be fetched ({error}); fetch it yourself, and give --manual_dir"
+            f"{address}: can't be fetched ({error}); fetch it yourself, and give --manual_dir"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return file
+    except ValueError:
+        raise ArchiveError(
+            f"{address}: its content is not what it was (MD5); fetch it yourself, and give "
+            "--manual_dir"
+        ) from None
+    return Path(file)
 
 
 def is_archive(path: Path) -> bool:
@@ -234,8 +230,3 @@ def _copy(source: Any, target: Path, progress: Callable[[int], Any]) -> int:
             progress(len(chunk))
             written += len(chunk)
     return written
-
-
-def _md5(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,6 +1,7 @@
 import argparse
 import dataclasses
 import functools
+import hashlib
 import http.server
 import io
 import tarfile
@@ -12,7 +13,6 @@ import pytest
 from PIL import Image
 
 from deblur_jax.commands import prepare as command
-from deblur_jax.data import archives
 from deblur_jax.data.archives import ArchiveError, Download
 from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.layouts import PairError
@@ -335,7 +335,7 @@ def with_download(monkeypatch, *downloads):
 
 
 def test_a_stable_address_is_fetched_and_checked(address, tmp_path, monkeypatch):
-    md5 = archives._md5(tmp_path / "web/Kohler.zip")
+    md5 = hashlib.md5((tmp_path / "web/Kohler.zip").read_bytes()).hexdigest()
     with_download(monkeypatch, Download(address, md5))
     prepare("kohler", tmp_path / "out")
     assert len(open_pairs(str(tmp_path / "out"), "test")) == 4
