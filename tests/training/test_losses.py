@@ -5,12 +5,15 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from deblur_jax.training.losses import (
     content_loss,
     frequency_loss,
     mimo_unet_loss,
     multi_scale_targets,
+    squared_error,
 )
 from tests import golden
 
@@ -73,3 +76,58 @@ def test_the_gradient_of_a_perfect_restoration_is_finite():
     targets = multi_scale_targets(images(8, 8))
     grads = jax.grad(lambda x: mimo_unet_loss(x, targets[0])[0])(targets)
     assert all(np.isfinite(g).all() for g in grads)
+
+
+def of_mimo_unet(restored, sharp):
+    scales = (restored, restored[:, ::2, ::2], restored[:, ::4, ::4])
+    return mimo_unet_loss(scales, sharp)[0]
+
+
+def of_svrnn(restored, sharp):
+    return squared_error((restored,), sharp)[0]
+
+
+@pytest.mark.parametrize("loss", [of_mimo_unet, of_svrnn])
+def test_a_loss_works_inside_every_transformation(loss):
+    """Its value, and its gradient; equal parts of a batch have their own."""
+    rng = np.random.default_rng(0)
+    restored, sharp = jnp.asarray(rng.random((2, 2, 16, 16, 3), np.float32))
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+
+    def of_one(pair):
+        return loss(pair[0][None], pair[1][None])
+
+    pairs, value = (restored, sharp), loss(restored, sharp)
+    each = jnp.stack([of_one((restored[i], sharp[i])) for i in range(2)])
+    sharded = jax.shard_map(
+        lambda *pair: loss(*pair)[None],
+        mesh=mesh,
+        in_specs=(P("data"), P("data")),
+        out_specs=P("data"),
+        check_vma=False,
+    )
+    whole = {
+        "jit": jax.jit(loss),
+        "nnx.jit": nnx.jit(loss),
+        "checkpoint": jax.checkpoint(loss),
+        "value_and_grad": lambda *pair: jax.value_and_grad(loss)(*pair)[0],
+        "linearize": lambda *pair: jax.linearize(loss, *pair)[0],
+    }
+    for name, function in whole.items():
+        np.testing.assert_allclose(function(*pairs), value, rtol=1e-6, err_msg=name)
+    parts = {
+        "vmap": jax.vmap(of_one)(pairs),
+        "lax.map": jax.lax.map(of_one, pairs),
+        "pmap": jax.pmap(of_one, devices=jax.devices()[:2])(pairs),
+        "shard_map": jax.jit(sharded)(*pairs),
+    }
+    for name, found in parts.items():
+        np.testing.assert_allclose(found, each, rtol=1e-6, err_msg=name)
+
+    gradient = jax.grad(loss)(*pairs)
+    for name in ("jit", "nnx.jit", "checkpoint"):
+        found = jax.grad(whole[name])(*pairs)
+        np.testing.assert_allclose(found, gradient, atol=1e-7, err_msg=name)
+    direction = jnp.asarray(rng.standard_normal(restored.shape, np.float32))
+    _, along = jax.jvp(lambda x: loss(x, sharp), (restored,), (direction,))
+    np.testing.assert_allclose(along, jnp.vdot(gradient, direction), rtol=1e-4)
