@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from deblur_jax.data import open_pairs
-from deblur_jax.evaluation.evaluate import RESULTS
+from deblur_jax.evaluation.results_folder import RESULTS
 from deblur_jax.images.files import StoredImage
 from deblur_jax.images.writing import write_image
 

@@ -10,14 +10,14 @@ import jax
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import add_loose_names, say
+from deblur_jax.commands.flags import add_loose_names, add_tiles, say
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_pairs
 from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.sources import available_splits, is_embedded, what_is_passed_over
 from deblur_jax.data.synthetic import SPLITS
 from deblur_jax.errors import UserError
-from deblur_jax.evaluation.evaluate import evaluate, prepare_out
+from deblur_jax.evaluation.evaluate import evaluate
 from deblur_jax.evaluation.metrics import MODES
 from deblur_jax.evaluation.protocols import PROTOCOLS
 from deblur_jax.evaluation.report import markdown, table, to_json
@@ -69,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--replace", action="store_true", help="delete the results of another evaluation in --out"
     )
+    parser.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="go on with this evaluation in --out, where it was stopped",
+    )
     add_loose_names(parser)
     parser.add_argument(
         "--allow_incomplete",
@@ -88,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         choices=("default", "high", "highest"),
         help="of products on TPU and GPU (default: highest, float32 throughout)",
     )
+    add_tiles(parser)
     parser.add_argument(
         "--num_devices", type=int, help="of this machine, to use (default: all of them)"
     )
@@ -124,7 +130,12 @@ def _evaluate(args: argparse.Namespace) -> None:
         say(what_is_passed_over(data, args.split or "test"))
     incomplete = _incomplete(len(pairs), data, args)
     restorer = Restorer.load(
-        args.weights, ema=args.ema, precision=args.precision, ensemble=args.ensemble
+        args.weights,
+        ema=args.ema,
+        precision=args.precision,
+        ensemble=args.ensemble,
+        tile=args.tile,
+        overlap=args.overlap,
     )
     described = {
         "protocol": args.protocol,
@@ -141,12 +152,22 @@ def _evaluate(args: argparse.Namespace) -> None:
         "precision": args.precision,
         "ensemble": args.ensemble,
         "ema": args.ema or None,
+        "tile": args.tile,
+        "overlap": args.overlap,
         "incomplete": incomplete,
         "flags": {name: value for name, value in vars(args).items() if name != "run"},
     }
     out = _default_out(args.weights, described, mode) if args.out is None else args.out
-    prepare_out(out, {**described, "mode": mode}, replace=args.replace)
-    summary = evaluate(restorer, pairs, out, mode=mode, num_devices=args.num_devices, **described)
+    summary = evaluate(
+        restorer,
+        pairs,
+        out,
+        mode=mode,
+        num_devices=args.num_devices,
+        replace=args.replace,
+        skip_existing=args.skip_existing,
+        **described,
+    )
     if summary is None:
         return
     if args.json:

@@ -27,6 +27,31 @@ def add_loose_names(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--tile`` and ``--overlap``."""
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="restore in windows no larger than this (SVRNN: strips of this height), 0 for "
+        "never (default: 1024, SVRNN by memory, where an image has more than two million pixels)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=_overlap,
+        help='of windows, in pixels, or "exact" for the result of the whole image, which '
+        "SVRNN's strips always give (default: 64)",
+    )
+
+
+def _overlap(text: str) -> int:
+    """Pixels; "exact" is more than any network sees, and is lowered to what it sees."""
+    if text == "exact":
+        return sys.maxsize
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f'expected pixels or "exact", not {text!r}')
+    return int(text)
+
+
 def say(notes: Iterable[str]) -> None:
     """Prints what a user should know, a line for each, to stderr."""
     for note in notes:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import say
+from deblur_jax.commands.flags import add_tiles, say
 from deblur_jax.commands.targets import Job, plan_targets
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
@@ -55,18 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, help="average over rotated and reflected copies"
     )
-    parser.add_argument(
-        "--tile",
-        type=int,
-        help="restore in windows no larger than this (SVRNN: strips of this height), 0 for "
-        "never (default: 1024, SVRNN by memory, where an image has more than two million pixels)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=_overlap,
-        help='of windows, in pixels, or "exact" for the result of the whole image, which '
-        "SVRNN's strips always give (default: 64)",
-    )
+    add_tiles(parser)
     parser.add_argument(
         "--max_megapixels",
         type=int,
@@ -110,15 +99,6 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="print what would be written, and write nothing"
     )
-
-
-def _overlap(text: str) -> int:
-    """Pixels; "exact" is more than any network sees, and is lowered to what it sees."""
-    if text == "exact":
-        return sys.maxsize
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f'expected pixels or "exact", not {text!r}')
-    return int(text)
 
 
 def _quality(text: str) -> int:

@@ -34,6 +34,8 @@ _NAMED = (
     "ema",
     "dtype",
     "precision",
+    "tile",
+    "overlap",
     "devices",
 )
 
@@ -179,6 +181,8 @@ def facts(summary: dict[str, Any]) -> dict[str, str]:
     named["images"] = str(summary["count"])
     if summary["mode"] == "realblur":
         named["not aligned"] = f"{summary['not_aligned']} (compared as they are)"
+    if summary.get("in_parts"):
+        named["restored in parts"] = f"{summary['in_parts']} of {summary['count']}"
     if "parameters" in summary:
         named["parameters"] = f"{summary['parameters']:,}"
     speed = summary.get("speed")

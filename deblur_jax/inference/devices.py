@@ -9,14 +9,20 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from deblur_jax.inference.sizes import Size
+from deblur_jax.inference.sizes import Layout, Size
 
 
 class Restorer(Protocol):
     """What is needed of ``inference.restorer.Restorer``."""
 
     params: Any
-    pure_fn: Callable[[Any, jax.Array], jax.Array]
+    pure_fns: dict[bool, Callable[[Any, jax.Array], jax.Array]]
+
+    def layout(self, size: Size) -> Layout | None:
+        """How an image of a size is laid out; None if it is restored in parts."""
+
+    def laid_out(self, image: np.ndarray) -> np.ndarray:
+        """An image in the array of its layout."""
 
     def plan_sizes(self, sizes: Iterable[Size], max_compilations: int) -> None:
         """Plans for images of these sizes."""
@@ -25,9 +31,6 @@ class Restorer(Protocol):
         self, pixels: np.ndarray, progress: Callable[[float], None] | None = None
     ) -> np.ndarray:
         """Restores an image in the memory that holds it."""
-
-    def padded(self, batch: np.ndarray) -> np.ndarray:
-        """Pads a batch to a size that the network takes."""
 
     def __call__(self, image: Any) -> np.ndarray:
         """Restores an image."""
@@ -86,12 +89,12 @@ class SharedRestorer:
 
 
 class ParallelRestorer:
-    """Restores as many images of one size at a time as there are devices, in one program.
+    """Restores as many images at a time as there are devices, in one program: ``jax.pmap``.
 
     Each device computes its image alone, so the number of devices does not change the results.
 
     Args:
-        restorer: the network.
+        restorer: the network, with its plan of sizes.
         devices: of this process; all of its devices by default.
 
     Attributes:
@@ -102,21 +105,30 @@ class ParallelRestorer:
         devices = jax.local_devices() if devices is None else devices
         self.num_devices = len(devices)
         self._restorer = restorer
-        self._restore = jax.pmap(restorer.pure_fn, in_axes=(None, 0), devices=devices)
+        # Each device gets its own copy of the parameters once, not with every call.
+        copy = jax.pmap(lambda params, _: params, in_axes=(None, 0), devices=devices)
+        self._params = copy(restorer.params, np.zeros(len(devices), np.float32))
+        self._programs = {
+            layout: jax.pmap(function, devices=devices)
+            for layout, function in restorer.pure_fns.items()
+        }
 
     def start(self, images: Sequence[np.ndarray]) -> jax.Array:
         """Starts to restore images; ``finish`` waits for them.
 
         Args:
-            images: at most ``num_devices``, of one size, (h, w, 3) float32 in [0, 1].
+            images: at most ``num_devices``, (h, w, 3) float32 in [0, 1], of which
+                ``Restorer.layout`` says the same and not None.
         """
         # Devices without an image of their own repeat the last one, so one program is enough.
         missing = self.num_devices - len(images)
-        batch = np.stack([*images, *[images[-1]] * missing])
-        return self._restore(self._restorer.params, self._restorer.padded(batch)[:, None])
+        arrays = [self._restorer.laid_out(image) for image in [*images, *[images[-1]] * missing]]
+        layout = self._restorer.layout(images[0].shape[:2])
+        assert layout is not None
+        return self._programs[layout.is_framed](self._params, np.stack(arrays)[:, None])
 
     def finish(self, started: jax.Array, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The restored images of ``start``: (h, w, 3) float32 each, not clipped."""
         restored = np.asarray(started)[: len(images), 0]
-        height, width = images[0].shape[:2]
-        return list(restored[:, :height, :width])
+        sizes = [image.shape[:2] for image in images]
+        return [one[:h, :w, :3] for one, (h, w) in zip(restored, sizes, strict=True)]

@@ -18,7 +18,13 @@ from deblur_jax.images.reading import pixels_of
 from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.devices import SharedRestorer
 from deblur_jax.inference.ensemble import with_ensemble
-from deblur_jax.inference.sizes import Size, framed, make_masked_restore_fn, plan_sizes
+from deblur_jax.inference.sizes import (
+    Layout,
+    Size,
+    framed,
+    make_masked_restore_fn,
+    plan_sizes,
+)
 from deblur_jax.inference.strips import StripRestorer
 from deblur_jax.inference.tiles import TileRestorer
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model, restores_images
@@ -112,10 +118,9 @@ class Restorer:
         self.compute = dataclasses.replace(compute or ComputeConfig(), precision=precision)
         self.params = jax.device_put(params, self.device)
         network = self._abstract(self.compute)
-        restore = make_restore_fn(nnx.graphdef(network))
-        self.pure_fn = restore if ensemble is None else with_ensemble(restore, ensemble)
-        self._framed_fn = self._make_framed_fn(network, ensemble)
+        self.pure_fns = self._make_pure_fns(network, ensemble)
         self.restore_fn = self._compiled(self.pure_fn)
+        self._framed_fn = self._compiled(self.pure_fns[True]) if True in self.pure_fns else None
         self._size_multiple = network.size_multiple
         self._options = {"ensemble": ensemble, "tile": tile, "overlap": overlap}
         self._tile = tile
@@ -151,13 +156,21 @@ class Restorer:
         restorer.digest, restorer.trained_on = weights.digest.all, weights.trained_on
         return restorer
 
-    def _make_framed_fn(self, network: Any, ensemble: str | None) -> Compiled | None:
-        """The function for images inside larger arrays; None if the network can't mask them."""
+    def _make_pure_fns(self, network: Any, ensemble: str | None) -> dict[bool, Callable]:
+        """The function, and where the network can mask them that of images in larger arrays."""
+        functions = {False: make_restore_fn(nnx.graphdef(network))}
         nhwc = self.compute.resolve(self.device.platform).ops.maps_are_nhwc
-        if not (nhwc and getattr(network, "computes_by_table", False)):
-            return None
-        restore = make_masked_restore_fn(self.model, self.compute, self.device.platform)
-        return self._compiled(restore if ensemble is None else with_ensemble(restore, ensemble))
+        if nhwc and getattr(network, "computes_by_table", False):
+            platform = self.device.platform
+            functions[True] = make_masked_restore_fn(self.model, self.compute, platform)
+        if ensemble is None:
+            return functions
+        return {framed: with_ensemble(fn, ensemble) for framed, fn in functions.items()}
+
+    @property
+    def pure_fn(self) -> Callable[[nnx.State, jax.Array], jax.Array]:
+        """What ``restore_fn`` compiles."""
+        return self.pure_fns[False]
 
     @property
     def size_multiple(self) -> int:
@@ -321,6 +334,29 @@ class Restorer:
             canvas.write(*whole, self._restore_part(canvas.read(*whole)))
             progress(1.0)
         return canvas.finish()
+
+    def layout(self, size: Size) -> Layout | None:
+        """How an image is laid out, by the plan of sizes; None if it is restored in parts.
+
+        Args:
+            size: of the image.
+        """
+        aligned = self._aligned(size)
+        if self._is_large(aligned):
+            return None
+        common = self._planned.get(aligned)
+        return Layout(False, aligned) if common is None else Layout(True, common)
+
+    def laid_out(self, image: np.ndarray) -> np.ndarray:
+        """An image in the array of its layout.
+
+        Args:
+            image: (h, w, 3) float32 in [0, 1], not one that is restored in parts.
+        """
+        layout = self.layout(image.shape[:2])
+        assert layout is not None
+        aligned = self.padded(image[None])[0]
+        return framed(aligned, layout.size)[0] if layout.is_framed else aligned
 
     def _restore_part(self, image: np.ndarray) -> np.ndarray:
         """Restores (h, w, 3), an image or a tile, sides multiples of ``size_multiple``."""

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,18 @@ from deblur_jax.ops.masked import masked
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
+
+
+class Layout(NamedTuple):
+    """The array that holds an image: images of equal layouts share a program.
+
+    Attributes:
+        is_framed: whether the array says by a fourth channel where the image is; see ``framed``.
+        size: of the array.
+    """
+
+    is_framed: bool
+    size: Size
 
 
 def plan_sizes(sizes: Iterable[Size], max_sizes: int) -> dict[Size, Size]:

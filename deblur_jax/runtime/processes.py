@@ -191,9 +191,17 @@ def gather(values: np.ndarray) -> np.ndarray:
     Returns:
         One row more: ``result[i]`` holds the values of process i, to the bit.
     """
-    values = np.ascontiguousarray(values)
     if jax.process_count() == 1:
         return values[None]
     # Devices may know no numbers of 64 bits.
     gathered = np.asarray(multihost_utils.process_allgather(values.reshape(-1).view(np.uint8)))
     return gathered.astype(np.uint8).view(values.dtype).reshape(-1, *values.shape)
+
+
+def gather_bytes(content: bytes) -> list[bytes]:
+    """What each process has to say, of any length; every process calls it."""
+    lengths = gather(np.array(len(content)))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = zip(gather(padded), lengths, strict=True)
+    return [row[:length].tobytes() for row, length in rows]

@@ -3,6 +3,8 @@ import csv
 import json
 import shutil
 import socket
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ import pytest
 import deblur_jax
 from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
+from deblur_jax.data.sources import Subset
 from deblur_jax.evaluation import report
-from deblur_jax.evaluation.evaluate import ResultsError, evaluate, prepare_out
-from deblur_jax.evaluation.metrics import MetricError
+from deblur_jax.evaluation.evaluate import evaluate
+from deblur_jax.evaluation.metrics import MetricError, score
 from deblur_jax.evaluation.report import write_json
-from deblur_jax.images.files import to_uint8
+from deblur_jax.evaluation.results_folder import ResultsError, ResultsFolder
+from deblur_jax.images.files import ImageError, to_uint8
 from deblur_jax.images.reading import read_rgb
 from deblur_jax.inference.restorer import Restorer
 from tests.commands import run_command, run_script
@@ -104,24 +108,24 @@ def test_the_command(make_pairs, tiny_weights):
 
 def test_two_evaluations_never_mix_in_one_folder(make_pairs, tiny_weights, tmp_path):
     out, described = tmp_path / "out", {"digest": "a", "data": "x", "split": "test"}
-    prepare_out(out, described, replace=False)
+    ResultsFolder(out, described)
     write_json(out / "results.json", described)
     for folder in ("restored", "sheets"):
         (out / folder).mkdir()
         (out / folder / "old.png").touch()
     (out / "notes.txt").touch()
-    prepare_out(out, {**described, "date": "now"}, replace=False)
+    ResultsFolder(out, {**described, "date": "now"})
     assert (out / "restored/old.png").exists()
     with pytest.raises(ResultsError, match=r"another evaluation \(data x, not y\).*--replace"):
-        prepare_out(out, {**described, "data": "y"}, replace=False)
-    prepare_out(out, {**described, "data": "y"}, replace=True)
+        ResultsFolder(out, {**described, "data": "y"})
+    ResultsFolder(out, {**described, "data": "y"}, replace=True)
     assert not (out / "restored").exists()
     assert not (out / "sheets").exists()
     assert (out / "notes.txt").exists()
     for content in ("[]", "{", '{"psnr": 3}'):
         (out / "results.json").write_text(content)
         with pytest.raises(ResultsError, match="holds results of another evaluation"):
-            prepare_out(out, described, replace=False)
+            ResultsFolder(out, described)
 
 
 def test_a_split_that_is_not_there_is_refused(make_pairs, tiny_weights, tmp_path):
@@ -179,22 +183,145 @@ def test_any_number_of_devices_gives_the_same(make_pairs, tiny_weights, tmp_path
     assert results[1] == results[3] == results[8]
 
 
-def test_two_processes_share_the_work(make_pairs, tiny_weights, tmp_path):
-    root = make_pairs({f"p{i}": (16, 16 + 4 * (i % 2)) for i in range(5)})
+def test_many_sizes_share_few_programs_and_change_no_result(make_pairs, tiny_weights, tmp_path):
+    sizes = {f"p{i}": (12 + 4 * (i % 5), 16 + 4 * ((3 * i) % 7)) for i in range(8)}
+    pairs = open_pairs(str(make_pairs(sizes)), "test")
+    restorer = Restorer.load(tiny_weights)
+    summary = evaluate(restorer, pairs, tmp_path / "out", num_devices=2)
+    assert len({restorer.layout(size) for size in sizes.values()}) == 4
+    alone = Restorer.load(tiny_weights)
+    for row, pair in zip(summary["per_image"], (pairs[i] for i in range(8)), strict=True):
+        restored = alone(pair["blurred"] / np.float32(255))
+        expected = score(restored, pair["sharp"] / np.float32(255), "float")
+        assert row["psnr"] == pytest.approx(expected.psnr, abs=1e-4)
+
+
+def test_large_images_are_restored_in_parts(make_pairs, tiny_weights, tmp_path):
+    pairs = open_pairs(str(make_pairs({"big": (40, 60), "a": (20, 20), "b": (52, 36)})), "test")
+    restorer = Restorer.load(tiny_weights, tile=32, overlap=8)
+    summary = evaluate(restorer, pairs, tmp_path / "out", num_devices=2)
+    assert summary["in_parts"] == 2
+    assert summary["speed"]["size"] == [20, 20]
+    assert "- restored in parts: 2 of 3" in (tmp_path / "out/results.md").read_text()
+    for row, index in zip(summary["per_image"], range(3), strict=True):
+        pair = pairs[index]
+        restored = restorer(pair["blurred"] / np.float32(255))
+        expected = score(restored, pair["sharp"] / np.float32(255), "float")
+        assert row["psnr"] == pytest.approx(expected.psnr, abs=1e-4)
+
+
+class Counting:
+    """Pairs of which the reads are counted; the one called "last" can't be read at first."""
+
+    def __init__(self, pairs):
+        self.names, self.sizes, self._pairs = pairs.names, pairs.sizes, pairs
+        self.is_broken, self.read = True, []
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        if self.is_broken and self.names[index] == "last":
+            raise ImageError("last: can't be read")
+        self.read.append(self.names[index])
+        return self._pairs[index]
+
+
+def kept_rows(out):
+    """The names of images whose results are kept, though not all are there yet."""
+    files = [file for file in out.glob("unfinished/*.json") if file.name != "identity.json"]
+    return {json.loads(file.read_text())["name"] for file in files}
+
+
+def test_a_stopped_evaluation_goes_on(make_pairs, tiny_weights, tmp_path):
+    sizes = {f"p{i:02}": (16, 16) for i in range(12)} | {"last": (16, 16), "seq/x": (16, 16)}
+    pairs = open_pairs(str(make_pairs(sizes)), "test")
+    order = sorted(range(len(pairs)), key=lambda index: pairs.names[index] == "last")
+    counting, restorer = Counting(Subset(pairs, order)), Restorer.load(tiny_weights)
+    out = tmp_path / "out"
+    with pytest.raises(ImageError):
+        evaluate(restorer, counting, out, num_devices=1, data="x")
+    kept = kept_rows(out)
+    assert kept
+    assert not (out / "results.json").exists()
+    with pytest.raises(ResultsError, match=r"another evaluation \(data x, not y\)"):
+        evaluate(restorer, counting, out, num_devices=1, data="y", skip_existing=True)
+
+    # One of them is measured again, since an image of it is gone.
+    again = min(kept)
+    (out / "sheets" / f"{again}.png").unlink()
+    counting.is_broken, counting.read = False, []
+    summary = evaluate(restorer, counting, out, num_devices=1, data="x", skip_existing=True)
+    restored = counting.read[: len(pairs) - len(kept) + 1]  # the report page reads more
+    assert set(restored) == set(pairs.names) - kept | {again}
+    undisturbed = evaluate(restorer, pairs, tmp_path / "other", num_devices=1, data="x")
+    assert summary["per_image"] == undisturbed["per_image"]
+    assert not (out / "unfinished").exists()
+
+    # A finished one has nothing left to restore.
+    finished = evaluate(restorer, pairs, out, num_devices=1, data="x", skip_existing=True)
+    assert finished["per_image"] == undisturbed["per_image"]
+
+
+def run_processes(count, folders, *words):
+    """``evaluate`` by several processes at once, each in a folder of its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    words = ["evaluate.py", "--weights", tiny_weights, "--data", root, "--out", tmp_path / "two"]
-    words += ["--coordinator", address, "--num_processes", 2, "--json", "--process_id"]
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        first, second = threads.map(lambda i: run_script(*words, i), range(2))
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert second.stdout == ""
-    alone = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), tmp_path / "one")
-    merged = json.loads(first.stdout)
+    words = [*words, "--coordinator", address, "--num_processes", count, "--json", "--process_id"]
+    with concurrent.futures.ThreadPoolExecutor(count) as threads:
+        ends = threads.map(
+            lambda i: run_command("evaluate", *words, i, cwd=folders[i]), range(count)
+        )
+        return list(ends)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_share_the_work(make_pairs, tiny_weights, tmp_path, count):
+    """They have no disk in common, and give what one process gives, to the bit."""
+    root = make_pairs({f"p{i}": (16, 16 + 4 * (i % 2)) for i in range(7)})
+    folders = [tmp_path / f"host{i}" for i in range(count)]
+    for folder in folders:
+        folder.mkdir()
+    words = ("--weights", tiny_weights, "--data", root, "--out", "out")
+    first, *others = run_processes(count, folders, *words)
+    assert first.returncode == 0, first.stderr
+    for other in others:
+        assert other.returncode == 0, other.stderr
+        assert other.stdout == ""
+    (tmp_path / "one").mkdir()
+    alone = run_command("evaluate", *words, "--json", cwd=tmp_path / "one")
+    merged, alone = json.loads(first.stdout), json.loads(alone.stdout)
     assert merged["per_image"] == alone["per_image"]
-    assert merged["devices"] == 2
-    assert not (tmp_path / "two/shares").exists()
+    assert merged["devices"] == count
+    for name in (f"{kind}/p{i}.png" for kind in ("restored", "sheets") for i in range(7)):
+        there = folders[0] / "out" / name
+        assert there.read_bytes() == (tmp_path / "one/out" / name).read_bytes()
+    for folder in folders:
+        assert not (folder / "out/unfinished").exists()
+    assert not (folders[1] / "out/results.json").exists()
+
+
+@pytest.mark.slow
+def test_processes_go_on_where_they_were_stopped(make_pairs, tiny_weights, tmp_path):
+    root = make_pairs({f"p{i:03}": (16, 16) for i in range(200)})
+    words = ("--weights", tiny_weights, "--data", root, "--out", tmp_path / "out")
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        running = threads.submit(run_processes, 2, [tmp_path] * 2, *words)
+        deadline = time.monotonic() + 120
+        while len(kept_rows(tmp_path / "out")) < 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        subprocess.run(["pkill", "-TERM", "-f", "--", f"--out {tmp_path}/out .*--process_id 1"])
+        ends = running.result()
+    assert [end.returncode for end in ends] == [1, 143], [end.stderr for end in ends]
+    assert ends[0].stderr.splitlines()[-1].startswith("error: process 1 is gone")
+    assert "Traceback" not in ends[0].stderr
+    assert 20 <= len(kept_rows(tmp_path / "out")) < 200
+    first, second = run_processes(2, [tmp_path] * 2, *words, "--skip_existing")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    alone = evaluate(Restorer.load(tiny_weights), open_pairs(str(root), "test"), tmp_path / "one")
+    assert json.loads(first.stdout)["per_image"] == alone["per_image"]
 
 
 @pytest.mark.parametrize(
