@@ -11,6 +11,7 @@ import pytest
 
 from deblur_jax.runtime.lock import only_run_in
 from deblur_jax.weights.load import load_weights
+from tests import shared_memory
 from tests.commands import ROOT, environment, run_command, run_script
 
 CONFIG = ROOT / "tests/fixtures/tiny_run.py"
@@ -157,15 +158,11 @@ def test_an_error_with_input_workers_leaves_no_word_and_no_memory(make_pairs, tm
     root = make_pairs({f"a_{i}": (24, 24) for i in range(4)})
     file = root / "blur/a_2.png"
     file.write_bytes(file.read_bytes()[:600])
-    before = set(Path("/dev/shm").iterdir())
+    before = shared_memory.names()
     words = (f"--config.data.train={root}", "--config.data.validation_fraction=0")
     result = run_train(tmp_path / "run", *words, "--config.data.num_workers=2")
     assert result.returncode == 1
     *_, last = result.stderr.splitlines()
     assert last.startswith(f"error: {file}: can't be read: ")
     assert "leaked" not in result.stderr
-    left = set(Path("/dev/shm").iterdir()) - before
-    end = time.monotonic() + 60  # for what tests beside this one have there
-    while any(name.exists() for name in left):
-        assert time.monotonic() < end, left
-        time.sleep(0.2)
+    shared_memory.assert_nothing_stays(before)

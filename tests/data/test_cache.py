@@ -1,4 +1,3 @@
-import os
 import pickle
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 
 from deblur_jax.data.cache import CachedPairs, SharedPairs
 from deblur_jax.data.pipeline import training_batches
+from tests import shared_memory
 from tests.data.counting import CountingPairs
 
 PAIR_BYTES = 2 * 10 * 10 * 3
@@ -55,14 +55,13 @@ def test_a_pair_of_another_size_than_was_said_is_not_kept():
 
 
 def test_nothing_is_left_in_shared_memory(tmp_path):
-    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    before = shared_memory.names()
     source = CountingPairs()
     options = {"batch_size": 2, "patch_size": 8, "seed": 0, "cache_gib": 0.01}
     batches = training_batches(source, num_workers=2, **options)
     ours = [next(batches) for _ in range(6)]
     batches.close()
-    if os.path.isdir("/dev/shm"):
-        assert set(os.listdir("/dev/shm")) <= before
+    shared_memory.assert_nothing_stays(before)
     alone = training_batches(source, **options)
     for batch in ours:
         np.testing.assert_array_equal(batch["sharp"], next(alone)["sharp"])

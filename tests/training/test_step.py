@@ -261,7 +261,9 @@ def test_a_step_works_inside_every_transformation():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("around", ["nothing", "pmap", "shard_map"])
+@pytest.mark.parametrize(
+    "around", ["nothing", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pmap", "shard_map"))]
+)
 def test_the_step_before_sharding_may_be_nested(around):
     """It is the sharded one's step: alone with all rows, or with an axis of the user's own."""
     sharded, mesh = tiny_step(2, 0, "svrnn")
