@@ -3,6 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from deblur_jax.cli import make_parser
+from deblur_jax.errors import UserError
 from tests.compilation import FAST
 
 ROOT = Path(__file__).parents[2]
@@ -30,3 +34,12 @@ def run_script(*arguments, timeout=300, cwd=ROOT, **options):
 def run_command(*arguments, **options):
     """Runs ``python -m deblur_jax *arguments``."""
     return run_script("-m", "deblur_jax", *arguments, **options)
+
+
+def error_of(*arguments):
+    """Runs a command within this process, where it fails; returns the line that it would print."""
+    words = [str(argument) for argument in arguments]
+    args = make_parser(words).parse_args(words)
+    with pytest.raises(UserError) as caught:
+        args.run(args)
+    return " ".join(str(caught.value).splitlines())

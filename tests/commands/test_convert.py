@@ -9,14 +9,16 @@ from deblur_jax import Restorer, load_weights
 from deblur_jax.models import SVRNNConfig, initialize
 from deblur_jax.weights.folder import save_weights
 from deblur_jax.weights.torch_file import read_torch_file
-from tests.commands import run_command
+from tests.commands import error_of, run_command
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
-def convert(file, out, *options):
-    options = options or ("--base_channels", 2, "--num_res_blocks", 1)
-    return run_command("convert", file, out, "--model", "mimo_unet", *options)
+SIZES = ("--base_channels", 2, "--num_res_blocks", 1)
+
+
+def convert(file, out):
+    return run_command("convert", file, out, "--model", "mimo_unet", *SIZES)
 
 
 def test_a_converted_folder_restores_as_pytorch_does(tmp_path):
@@ -34,11 +36,9 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
         (tmp_path / "missing.pkl", (), "missing.pkl: no such file"),
         (FIXTURES / "tiny_zip.pkl", ("--base_channels", 2), "not the weights of mimo_unet"),
     ):
-        result = convert(file, tmp_path / "weights", *options)
-        assert result.returncode == 1
-        (line,) = result.stderr.splitlines()
-        assert line.startswith("error: ")
-        assert message in line
+        options = options or SIZES
+        words = ("convert", file, tmp_path / "weights", "--model", "mimo_unet", *options)
+        assert message in error_of(*words)
         assert not (tmp_path / "weights").exists()
 
 
@@ -82,9 +82,8 @@ def test_weights_are_averaged(tiny_weights, tiny_config, tmp_path):
 def test_only_mimo_unet_has_an_official_form_here(tmp_path):
     config = SVRNNConfig(rnn_channels=4, guidance_channels=4)
     save_weights(tmp_path / "svrnn", initialize(config, seed=0)[1], config)
-    result = run_command("convert", tmp_path / "svrnn", tmp_path / "a.pkl")
-    assert result.returncode == 1
-    assert "the weights are svrnn's" in result.stderr
+    message = error_of("convert", tmp_path / "svrnn", tmp_path / "a.pkl")
+    assert "the weights are svrnn's" in message
 
 
 def test_a_run_becomes_one_file_in_half_precision(tiny_weights, tmp_path):
@@ -107,7 +106,5 @@ def test_flags_that_do_not_go_together_are_refused(tiny_weights, tmp_path):
         (("--official",), "--official is for files *.safetensors"),
         (("--ema", "--model", "mimo_unet"), "--ema: an official file keeps no moving average"),
     ):
-        result = run_command("convert", tiny_weights, tmp_path / "out", *options)
-        assert result.returncode == 1
-        assert result.stderr.startswith(f"error: {message}")
+        assert error_of("convert", tiny_weights, tmp_path / "out", *options).startswith(message)
         assert not (tmp_path / "out").exists()

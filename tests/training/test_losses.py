@@ -87,7 +87,7 @@ def of_svrnn(restored, sharp):
     return squared_error((restored,), sharp)[0]
 
 
-@pytest.mark.parametrize("loss", [of_mimo_unet, of_svrnn])
+@pytest.mark.parametrize("loss", [pytest.param(of_mimo_unet, marks=pytest.mark.slow), of_svrnn])
 def test_a_loss_works_inside_every_transformation(loss):
     """Its value, and its gradient; equal parts of a batch have their own."""
     rng = np.random.default_rng(0)
