@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import add_loose_names, add_tiles, say
+from deblur_jax.commands.flags import EXACT, add_loose_names, add_tiles, say
 from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_pairs
 from deblur_jax.data.benchmarks import BENCHMARKS
@@ -137,6 +137,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         tile=args.tile,
         overlap=args.overlap,
     )
+    overlap = "exact" if args.overlap == EXACT else args.overlap
+    flags = {name: value for name, value in vars(args).items() if name != "run"}
     described = {
         "protocol": args.protocol,
         "version": deblur_jax.__version__,
@@ -153,9 +155,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         "ensemble": args.ensemble,
         "ema": args.ema or None,
         "tile": args.tile,
-        "overlap": args.overlap,
+        "overlap": overlap,
         "incomplete": incomplete,
-        "flags": {name: value for name, value in vars(args).items() if name != "run"},
+        "flags": {**flags, "overlap": overlap},
     }
     out = _default_out(args.weights, described, mode) if args.out is None else args.out
     summary = evaluate(

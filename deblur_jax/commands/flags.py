@@ -43,10 +43,13 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
     )
 
 
+EXACT = sys.maxsize
+"""Of ``--overlap``: more than any network sees, and lowered to what it sees."""
+
+
 def _overlap(text: str) -> int:
-    """Pixels; "exact" is more than any network sees, and is lowered to what it sees."""
     if text == "exact":
-        return sys.maxsize
+        return EXACT
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f'expected pixels or "exact", not {text!r}')
     return int(text)

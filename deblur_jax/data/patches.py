@@ -1,6 +1,5 @@
 """What ``prepare`` stores of a data set: its pairs, or patches that are cut from them."""
 
-import collections
 import concurrent.futures
 import hashlib
 import os
@@ -17,6 +16,7 @@ from deblur_jax.images.files import as_8_bits
 from deblur_jax.images.reading import read_png, read_rgb
 from deblur_jax.images.writing import encoded_png
 from deblur_jax.runtime.files import file_size
+from deblur_jax.runtime.threads import map_ahead
 
 PairFiles = Mapping[str, tuple[epath.Path, epath.Path | tuple[epath.Path, ...]]]
 """Files (blurred, sharp) by name, as ``folder.find_pairs`` gives them; sharp may be several."""
@@ -120,15 +120,5 @@ def _in_threads(
 ) -> Iterator[list[EncodedPair]]:
     """In order, a few ahead: decoding and encoding release Python's lock."""
     workers = os.cpu_count() or 1
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as threads:
-        try:
-            for index in indices:
-                waiting.append(threads.submit(make, index))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from map_ahead(threads, make, indices, ahead=workers)

@@ -22,6 +22,7 @@ accelerator would round.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -40,6 +41,7 @@ MODES = ("float", "matlab", "skimage", "realblur")
 _SIGMA, _RADIUS = 1.5, 5
 _K1, _K2 = 0.01, 0.03
 _MIN_SIDE = 2 * _RADIUS + 1
+_PIXELS_AT_ONCE = 2**20
 
 
 class MetricError(UserError, ValueError):
@@ -88,8 +90,8 @@ def score(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> Score:
         return Score(math.inf, 1.0)
     if mode == "realblur":
         return _score_aligned(restored, sharp)
-    psnr, ssim = _scores(jnp.asarray(restored), jnp.asarray(sharp), mode)
-    return Score(float(psnr), float(ssim))
+    psnr, origin = _psnr_and_origin(restored, sharp, mode)
+    return Score(float(psnr), _ssim_in_bands(restored, sharp, origin, mode))
 
 
 def best_score(
@@ -133,16 +135,39 @@ def _score_aligned(restored: Any, sharp: Any) -> Score:
 
 
 @functools.partial(jax.jit, static_argnames="mode")
-def _scores(restored: Any, sharp: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
+def _psnr_and_origin(restored: Any, sharp: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
+    """The PSNR, and the mean of the sharp image."""
+    restored, sharp = _as_measured(restored, sharp, mode)
+    return -10.0 * jnp.log10(jnp.mean(jnp.square(restored - sharp))), jnp.mean(sharp)
+
+
+def _ssim_in_bands(restored: np.ndarray, sharp: np.ndarray, origin: jax.Array, mode: Mode) -> float:
+    """The mean SSIM, in bands of rows: computing it takes some fifty times the memory of a band."""
+    height, width = restored.shape[:2]
+    outside = _RADIUS if mode == "skimage" else 0  # rows that have no SSIM, above and below
+    count = max(1, round(height * width / _PIXELS_AT_ONCE))
+    edges = np.linspace(outside, height - outside, count + 1).astype(int)
+    total = 0.0
+    for start, stop in itertools.pairwise(edges):
+        rows = np.arange(start - _RADIUS, stop + _RADIUS).clip(0, height - 1)  # borders repeated
+        mean = _ssim(restored[rows], sharp[rows], origin, mode)
+        total += float(mean) * float(stop - start)
+    return total / (height - 2 * outside)
+
+
+@functools.partial(jax.jit, static_argnames="mode")
+def _ssim(restored: Any, sharp: Any, origin: jax.Array, mode: Mode) -> jax.Array:
+    """The mean SSIM of the rows but for five above and below, (h, w, 3) to ()."""
+    window = _blurred_inside if mode == "skimage" else _blurred_volume
+    return jnp.mean(_ssim_map(*_as_measured(restored, sharp, mode), origin, window))
+
+
+def _as_measured(restored: Any, sharp: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
+    """The images as a mode compares them, float32 in [0, 1]."""
     restored, sharp = restored.astype(jnp.float32), sharp.astype(jnp.float32)
     if mode == "float":
-        restored = jnp.clip(restored, 0.0, 1.0)
-    else:
-        restored, sharp = _rounded(restored, jnp), _rounded(sharp, jnp)
-    psnr = -10.0 * jnp.log10(jnp.mean(jnp.square(restored - sharp)))
-    if mode == "skimage":
-        return psnr, jnp.mean(_ssim_map(restored, sharp, _blurred_inside))
-    return psnr, jnp.mean(_ssim_map(restored, sharp, _blurred_volume))
+        return jnp.clip(restored, 0.0, 1.0), sharp
+    return _rounded(restored, jnp), _rounded(sharp, jnp)
 
 
 @jax.jit
@@ -150,7 +175,7 @@ def _scores_on_mask(restored: Any, sharp: Any, mask: jax.Array) -> tuple[jax.Arr
     """Means over the pixels of ``mask``, (h, w, 1), where both images are; they are 0 beyond."""
     error = jnp.sum(jnp.square(restored - sharp)) / jnp.sum(3.0 * mask)
     inside = mask[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
-    ssim = _ssim_map(restored, sharp, _blurred_inside)
+    ssim = _ssim_map(restored, sharp, jnp.mean(sharp), _blurred_inside)
     return -10.0 * jnp.log10(error), jnp.sum(ssim * inside) / jnp.sum(3.0 * inside)
 
 
@@ -173,10 +198,18 @@ def _rounded(image: Any, xp: Any) -> Any:
     return xp.round(xp.clip(image, 0.0, 1.0) * xp.float32(255.0)) / xp.float32(255.0)
 
 
-def _ssim_map(x: jax.Array, y: jax.Array, window: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Wang et al. (2004), equation 13, for the range of 1, at every place of the window."""
-    # Variances do not change with the origin; near it, float32 holds them to more digits.
-    origin = jnp.mean(y)
+def _ssim_map(
+    x: jax.Array, y: jax.Array, origin: jax.Array, window: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """Wang et al. (2004), equation 13, for the range of 1, at every place of the window.
+
+    Args:
+        x: (h, w, c).
+        y: the same shape.
+        origin: a number near the mean. Variances do not change with the origin, and near it float32
+            holds them to more digits.
+        window: Gaussian means.
+    """
     x, y = x - origin, y - origin
     mean_x, mean_y = window(x), window(y)
     variances = window(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
@@ -193,8 +226,12 @@ def _blurred_inside(values: jax.Array) -> jax.Array:
 
 
 def _blurred_volume(values: jax.Array) -> jax.Array:
-    """Gaussian means over volumes, borders repeated on every axis: (h, w, c) to the same."""
-    for axis in range(3):
+    """Gaussian means over volumes: (h, w, c) to (h - 10, w, c).
+
+    Borders are repeated on the other axes; the rows come with theirs.
+    """
+    values = _weighted_sums(values, 0)
+    for axis in (1, 2):
         padding = [(0, 0)] * 3
         padding[axis] = (_RADIUS, _RADIUS)
         values = _weighted_sums(jnp.pad(values, padding, mode="edge"), axis)

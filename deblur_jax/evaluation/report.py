@@ -21,14 +21,11 @@ from deblur_jax.runtime.files import write_whole
 from deblur_jax.runtime.names import shown
 
 _CAPTION_HEIGHT = 22
-_NAMED = (
-    "version",
-    "date",
-    "weights",
-    "step",
+IDENTITY = (
     "digest",
     "data",
     "split",
+    "embedded",
     "mode",
     "ensemble",
     "ema",
@@ -36,8 +33,10 @@ _NAMED = (
     "precision",
     "tile",
     "overlap",
-    "devices",
 )
+"""What an evaluation is of, by the keys of results.json."""
+_NAMED = ("version", "date", "weights", "step", *IDENTITY, "devices")
+"""What is named beside the means."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from deblur_jax.inference.sizes import Layout
 from deblur_jax.runtime.files import make_folder
 from deblur_jax.runtime.names import file_name
 from deblur_jax.runtime.progress import progress_bar
+from deblur_jax.runtime.threads import map_ahead
 
 RESTORED, SHEETS = "restored", "sheets"
 """Folders of images: the restored ones, and before, after and truth side by side."""
@@ -37,6 +39,11 @@ class _Job(NamedTuple):
     name: str
     blurred: np.ndarray
     sharp: Any
+
+
+def _read(pairs: PairSource, index: int) -> _Job:
+    pair = pairs[index]
+    return _Job(pairs.names[index], as_float(pair["blurred"]), pair["sharp"])
 
 
 def plan_for(restorer: Restorer, pairs: PairSource) -> None:
@@ -82,7 +89,7 @@ def results_of(
         progress_bar(total=len(indices), desc="evaluating", unit="image") as bar,
     ):
         ahead = _READ_AHEAD * len(devices)
-        jobs = _read_ahead(threads, pairs, indices, ahead)
+        jobs = map_ahead(threads, functools.partial(_read, pairs), indices, ahead)
         scoring: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
 
         def scored(left: int) -> Iterator[Result]:
@@ -149,22 +156,6 @@ def _restored_in_parts(
 
     with concurrent.futures.ThreadPoolExecutor(len(devices)) as threads:
         yield from zip(jobs, threads.map(restored, jobs), strict=True)
-
-
-def _read_ahead(
-    threads: concurrent.futures.Executor, pairs: PairSource, indices: Sequence[int], ahead: int
-) -> Iterator[_Job]:
-    def read(index: int) -> _Job:
-        pair = pairs[index]
-        return _Job(pairs.names[index], as_float(pair["blurred"]), pair["sharp"])
-
-    waiting: collections.deque[concurrent.futures.Future[_Job]] = collections.deque()
-    for index in indices:
-        waiting.append(threads.submit(read, index))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _score_and_save(

@@ -18,20 +18,6 @@ from deblur_jax.runtime.names import file_name
 from deblur_jax.runtime.processes import gather_bytes, wait_for_all
 
 RESULTS = "results.json"
-IDENTITY = (
-    "digest",
-    "data",
-    "split",
-    "embedded",
-    "mode",
-    "ensemble",
-    "ema",
-    "dtype",
-    "precision",
-    "tile",
-    "overlap",
-)
-"""What an evaluation is of, by the keys of results.json."""
 _UNFINISHED = "unfinished"
 _IDENTITY_FILE = "identity.json"
 
@@ -47,7 +33,7 @@ class ResultsFolder:
 
     Args:
         out: the folder; made if missing.
-        described: what identifies this evaluation, by the keys of ``IDENTITY``.
+        described: what identifies this evaluation, by the keys of ``report.IDENTITY``.
         replace: delete the results of another evaluation there.
         skip_existing: keep the results of this evaluation that are there; else they are made anew.
 
@@ -71,11 +57,16 @@ class ResultsFolder:
         check_output_folder(out)
         self.path = epath.Path(out)
         self._unfinished = self.path / _UNFINISHED
-        wanted = json.loads(report.to_json({key: described.get(key) for key in IDENTITY}))
+        wanted = json.loads(report.to_json({key: described.get(key) for key in report.IDENTITY}))
         stored = self._stored_identities()
         if jax.process_index() == 0:
             self._check(stored, wanted, replace=replace)
         wait_for_all("output folder is looked at")
+        if any(one != wanted for one in stored):
+            _remove(self.path / RESTORED)
+            _remove(self.path / SHEETS)
+            with contextlib.suppress(OSError):
+                (self.path / RESULTS).unlink(missing_ok=True)
         if any(one != wanted for one in stored) or not skip_existing:
             _remove(self._unfinished)
         wait_for_all("output folder is ready")
@@ -83,10 +74,12 @@ class ResultsFolder:
         make_folder(self._unfinished)
         write_whole(self._unfinished / _IDENTITY_FILE, json.dumps(wanted))
         self.known = {row.name: row for row in _gathered(mine) if isinstance(row, report.Row)}
+        self._images_here = {file for row in mine for file in _images_of(row.name)}
 
     def keep(self, result: Result) -> None:
         """Keeps the result of an image."""
         if isinstance(result, report.Row):
+            self._images_here.update(_images_of(result.name))
             name = hashlib.sha256(result.name.encode("utf-8", "surrogateescape")).hexdigest()
             write_whole(self._unfinished / f"{name}.json", json.dumps(result.to_dict()))
 
@@ -117,7 +110,8 @@ class ResultsFolder:
         missing_there = json.loads(gather_bytes(json.dumps(missing).encode())[0])
         for name in missing_there:
             file = self.path / name
-            content = file.read_bytes() if file.exists() else b""
+            # Another process may have an image of that name from another evaluation.
+            content = file.read_bytes() if name in self._images_here else b""
             sent = max(gather_bytes(content), key=len)
             if jax.process_index() == 0:
                 make_folder(file.parent)
@@ -130,17 +124,12 @@ class ResultsFolder:
 
     def _check(self, stored: list[Any], wanted: dict[str, Any], *, replace: bool) -> None:
         other = next((one for one in stored if one != wanted), None)
-        if other is None:
-            return
-        if not replace:
-            key = next(key for key in IDENTITY if other.get(key) != wanted[key])
+        if other is not None and not replace:
+            key = next(key for key in report.IDENTITY if other.get(key) != wanted[key])
             raise ResultsError(
                 f"{self.path}: holds results of another evaluation ({key} {other.get(key)}, not "
                 f"{wanted[key]}): choose another --out, or give --replace to delete them"
             )
-        for name in (RESTORED, SHEETS):
-            (self.path / name).rmtree(missing_ok=True)
-        (self.path / RESULTS).unlink(missing_ok=True)
 
     def _rows_here(self) -> list[Result]:
         """The rows that are kept here, and whose images are."""
@@ -180,7 +169,7 @@ def _gathered(results: list[Result]) -> list[Result]:
 
 def _stored_identity(file: epath.Path) -> Any:
     stored = _json_of(file)
-    return {key: stored.get(key) for key in IDENTITY}
+    return {key: stored.get(key) for key in report.IDENTITY}
 
 
 def _json_of(file: epath.Path) -> dict[str, Any]:

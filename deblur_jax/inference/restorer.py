@@ -18,13 +18,7 @@ from deblur_jax.images.reading import pixels_of
 from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.devices import SharedRestorer
 from deblur_jax.inference.ensemble import with_ensemble
-from deblur_jax.inference.sizes import (
-    Layout,
-    Size,
-    framed,
-    make_masked_restore_fn,
-    plan_sizes,
-)
+from deblur_jax.inference.sizes import Layout, Size, framed, make_masked_restore_fn, plan_sizes
 from deblur_jax.inference.strips import StripRestorer
 from deblur_jax.inference.tiles import TileRestorer
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model, restores_images
@@ -157,7 +151,12 @@ class Restorer:
         return restorer
 
     def _make_pure_fns(self, network: Any, ensemble: str | None) -> dict[bool, Callable]:
-        """The function, and where the network can mask them that of images in larger arrays."""
+        """The function, and that of framed images where the network can mask them.
+
+        Returns:
+            By ``Layout.is_framed``: ``(params, images) -> restored``, of (b, h, w, 3), or framed of
+            (b, h, w, 4).
+        """
         functions = {False: make_restore_fn(nnx.graphdef(network))}
         nhwc = self.compute.resolve(self.device.platform).ops.maps_are_nhwc
         if nhwc and getattr(network, "computes_by_table", False):
@@ -165,7 +164,7 @@ class Restorer:
             functions[True] = make_masked_restore_fn(self.model, self.compute, platform)
         if ensemble is None:
             return functions
-        return {framed: with_ensemble(fn, ensemble) for framed, fn in functions.items()}
+        return {key: with_ensemble(function, ensemble) for key, function in functions.items()}
 
     @property
     def pure_fn(self) -> Callable[[nnx.State, jax.Array], jax.Array]:
@@ -215,6 +214,7 @@ class Restorer:
         options: dict[str, Any] = {**self._options, "precision": self.compute.precision}
         other = type(self)(self.model, self.params, compute=self.compute, device=device, **options)
         other.digest, other.trained_on = self.digest, self.trained_on
+        other._planned = self._planned
         return other
 
     def __copy__(self) -> Self:
@@ -251,6 +251,7 @@ class Restorer:
         Args:
             sizes: the height and width of every image to come, with repetitions.
         """
+        self._shared = {}  # the copies on other devices have another plan
         parts = []
         for size in map(self._aligned, sizes):
             if not self._is_large(size):

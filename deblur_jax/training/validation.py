@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from deblur_jax.data import PairSource
 from deblur_jax.evaluation import metrics
+from deblur_jax.evaluation.restoring import plan_for
 from deblur_jax.images.files import as_float
 from deblur_jax.inference.canvas import RestorationError
 from deblur_jax.inference.devices import SharedRestorer
@@ -67,7 +68,7 @@ class Validation:
         self, pairs: PairSource, params: nnx.State, step: int, log: RunLog | None
     ) -> tuple[float, float] | None:
         """The means of restored and blurred images; None if a process was asked to stop."""
-        restorer = self._restorer(params)
+        restorer = self._restorer(pairs, params)
 
         def score(index: int) -> tuple[float, float] | None:
             if signals.received() is not None:
@@ -96,7 +97,7 @@ class Validation:
         restored, blurred = gathered[:-1].mean(0)
         return float(restored), float(blurred)
 
-    def _restorer(self, params: nnx.State) -> SharedRestorer:
+    def _restorer(self, pairs: PairSource, params: nnx.State) -> SharedRestorer:
         """The network on each device of this process, with the parameters that are there."""
         local = [_params_on(device, params) for device in self._devices]
         if not self._restorers:
@@ -104,8 +105,14 @@ class Validation:
                 Restorer(self._config.model, there, compute=self._config.compute, device=device)
                 for there, device in zip(local, self._devices, strict=True)
             ]
-        pairs = zip(self._restorers, local, strict=True)
-        return SharedRestorer([restorer.with_params(there) for restorer, there in pairs])
+            for restorer in self._restorers:
+                plan_for(restorer, pairs)
+        return SharedRestorer(
+            [
+                restorer.with_params(there)
+                for restorer, there in zip(self._restorers, local, strict=True)
+            ]
+        )
 
 
 def _params_on(device: jax.Device, params: nnx.State) -> nnx.State:

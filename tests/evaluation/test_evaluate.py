@@ -203,6 +203,9 @@ def test_large_images_are_restored_in_parts(make_pairs, tiny_weights, tmp_path):
     restorer = Restorer.load(tiny_weights, tile=32, overlap=8)
     summary = evaluate(restorer, pairs, tmp_path / "out", num_devices=2)
     assert summary["in_parts"] == 2
+    for count in (1, 3):
+        again = evaluate(restorer, pairs, tmp_path / str(count), num_devices=count)
+        assert again["per_image"] == summary["per_image"]
     assert summary["speed"]["size"] == [20, 20]
     assert "- restored in parts: 2 of 3" in (tmp_path / "out/results.md").read_text()
     for row, index in zip(summary["per_image"], range(3), strict=True):

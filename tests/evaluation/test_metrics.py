@@ -189,9 +189,14 @@ def test_a_window_needs_its_place(mode):
 def test_no_tpu_rounds_to_bfloat16(mode):
     sharding = jax.sharding.SingleDeviceSharding(topology_mesh("v5e:2x2").devices[0])
     image = jax.ShapeDtypeStruct((64, 96, 3), jnp.float32, sharding=sharding)
-    program = metrics._scores.lower(image, image, mode=mode).compile().as_text()
-    assert "f32[" in program
-    assert "bf16" not in program
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding)
+    functions = [metrics._ssim.lower(image, image, number, mode=mode)]
+    if mode != "skimage":  # which has the PSNR of matlab
+        functions.append(metrics._psnr_and_origin.lower(image, image, mode=mode))
+    for lowered in functions:
+        program = lowered.compile().as_text()
+        assert "f32[" in program
+        assert "bf16" not in program
 
 
 def test_no_tpu_rounds_what_was_aligned():
@@ -202,3 +207,16 @@ def test_no_tpu_rounds_what_was_aligned():
     )
     program = metrics._scores_on_mask.lower(image, image, mask).compile().as_text()
     assert "bf16" not in program
+
+
+@pytest.mark.parametrize("mode", ["float", "matlab", "skimage"])
+@pytest.mark.parametrize("height", [11, 40, 61])
+def test_bands_of_a_large_image_change_nothing(mode, height, monkeypatch):
+    rng = np.random.default_rng(0)
+    sharp = rng.random((height, 25, 3), np.float32)
+    restored = (sharp + 0.1 * rng.standard_normal(sharp.shape)).astype(np.float32)
+    whole = score(restored, sharp, mode)
+    monkeypatch.setattr(metrics, "_PIXELS_AT_ONCE", 200)
+    in_bands = score(restored, sharp, mode)
+    assert in_bands.psnr == whole.psnr
+    assert in_bands.ssim == pytest.approx(whole.ssim, rel=1e-6)

@@ -131,3 +131,5 @@ def test_a_loss_works_inside_every_transformation(loss):
     direction = jnp.asarray(rng.standard_normal(restored.shape, np.float32))
     _, along = jax.jvp(lambda x: loss(x, sharp), (restored,), (direction,))
     np.testing.assert_allclose(along, jnp.vdot(gradient, direction), rtol=1e-4)
+    exported = jax.export.export(jax.jit(loss))(*pairs)
+    np.testing.assert_allclose(exported.call(*pairs), value, rtol=1e-6)
