@@ -22,7 +22,7 @@ from deblur_jax.data.photographs import Photograph, survey, validation_share
 from deblur_jax.data.prepared import NAME, EncodedPair
 from deblur_jax.data.preparing import Preparation
 from deblur_jax.data.sources import open_pairs
-from deblur_jax.data.synthesis import PhotographScenes, SynthesisedPair
+from deblur_jax.data.synthesis import PhotographScenes, Shutter, SynthesisedPair
 from deblur_jax.images.folders import images_below
 from deblur_jax.images.writing import encoded_png
 from deblur_jax.runtime.files import check_utf_8, make_folder, write_whole
@@ -93,7 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames",
         default="7,13",
         metavar="LEAST,GREATEST",
-        help="of footage: how many frames a blurred image is the mean of",
+        help="how many frames of footage, or of a --frames_share, a blurred image is the mean of",
+    )
+    parser.add_argument(
+        "--frames_share",
+        type=float,
+        default=Shutter().frames_share,
+        help="of the pairs made of photographs: means of single frames, as those of GoPro are",
     )
     parser.add_argument(
         "--interpolate",
@@ -173,6 +179,8 @@ def _check(args: argparse.Namespace) -> tuple[int, int]:
     for name in ("validation_fraction", "large_share", "still_share"):
         if not 0 <= getattr(args, name) < 1:
             raise PairError(f"--{name} must be at least 0 and below 1, not {getattr(args, name)}")
+    if not 0 <= args.frames_share <= 1:
+        raise PairError(f"--frames_share must be from 0 to 1, not {args.frames_share}")
     if not 0 < args.displacement <= args.max_displacement <= 200:
         raise PairError(
             "--displacement must be above 0, at most --max_displacement, and that at most 200"
@@ -232,7 +240,8 @@ def _makers(
         items = getattr(scenes, split)
         seed = args.seed + 7919 * position + (1_000_003 if split == "validation" else 0)
         if items and isinstance(items[0], Photograph):
-            makers.append(PhotographScenes(items, args.size, motion, seed))
+            shutter = Shutter(args.frames_share, frames)
+            makers.append(PhotographScenes(items, args.size, motion, seed, shutter))
         elif items:
             makers.append(FootageScenes(items, args.size, frames, args.interpolate, seed))
     if not makers:

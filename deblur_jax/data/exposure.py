@@ -35,7 +35,7 @@ def subframes(layers: list[Layer], size: int) -> Iterator[np.ndarray]:
 
 
 def averaged(
-    layers: list[Layer], size: int, *, linear: bool, highlights: float = 0.0
+    layers: list[Layer], size: int, *, linear: bool, highlights: float = 0.0, middle: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exposes a scene.
 
@@ -45,20 +45,26 @@ def averaged(
         linear: average in linear light; else the stored values.
         highlights: how much brighter than white the brightest places of the scene are, in linear
             light; what is above 1 is clipped after averaging, as a sensor does.
+        middle: how many sub-frames, an odd number, the sharp image is the mean of.
 
     Returns:
-        The mean of all sub-frames, and the middle one; each (size, size, 3) float32.
+        The mean of all sub-frames, and that of the middle ones; each (size, size, 3) float32.
     """
     total = np.zeros((size, size, 3), np.float32)
+    of_middle = np.zeros_like(total)
     count = len(layers[0].poses)
     for t, frame in enumerate(subframes(layers, size)):
         if highlights:
             frame = _brightened(frame, highlights)
-        total += frame**GAMMA if linear else frame
-        if t == count // 2:
-            sharp = np.minimum(frame, 1.0)
-    blurred = total / count
-    return np.minimum(blurred ** (1.0 / GAMMA) if linear else blurred, 1.0), sharp
+        light = frame**GAMMA if linear else frame
+        total += light
+        if abs(t - count // 2) <= middle // 2:
+            of_middle += light
+    return _stored(total / count, linear), _stored(of_middle / middle, linear)
+
+
+def _stored(light: np.ndarray, linear: bool) -> np.ndarray:
+    return np.minimum(light ** (1.0 / GAMMA) if linear else light, 1.0)
 
 
 def _brightened(frame: np.ndarray, highlights: float) -> np.ndarray:

@@ -25,6 +25,49 @@ _SHARE_JPEG = 0.25
 _FEWEST_SUBFRAMES = 9
 _SUBFRAMES_A_PIXEL = 1.1
 """So many that no copy of an edge is seen beside the next one."""
+_OPEN = (0.05, 0.6)
+"""Of the time from one frame of a high-speed camera to the next: the part in which it exposes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shutter:
+    """Whether the light is gathered in one exposure, or in the frames of a high-speed camera.
+
+    Data sets such as GoPro (Nah et al., CVPR 2017) are means of frames, each exposed for a part of
+    the time until the next one: where things move fast, copies of an edge lie side by side. The
+    sharp image is the middle frame, with the little blur of its own exposure.
+
+    Attributes:
+        frames_share: the share of pairs that are made so.
+        frames: the least and the greatest number of frames; even ones are left out, since only an
+            odd number has a middle one.
+    """
+
+    frames_share: float = 0.0
+    frames: tuple[int, int] = (7, 13)
+
+    def times(self, rng: np.random.Generator, displacement: float) -> tuple[np.ndarray, int]:
+        """The times of the sub-frames of a random exposure.
+
+        Args:
+            rng: decides about all.
+            displacement: the longest path of anything during the exposure, in pixels.
+
+        Returns:
+            Times (n,), an odd number, -0.5 to 0.5 and 0 in the middle; and how many in the middle
+            the sharp image is the mean of.
+        """
+        if self.frames_share and rng.random() < self.frames_share:
+            least, greatest = self.frames
+            frames = int(rng.choice([n for n in range(least, greatest + 1) if n % 2]))
+            part = rng.uniform(*_OPEN)
+            each = int(_SUBFRAMES_A_PIXEL * displacement * part / frames) + 1
+            each += (each + 1) % 2
+            starts = (np.arange(frames) - frames // 2) / frames
+            within = np.linspace(-0.5, 0.5, each) * part / frames if each > 1 else np.zeros(1)
+            return (starts[:, None] + within).ravel(), each
+        count = max(_FEWEST_SUBFRAMES, int(_SUBFRAMES_A_PIXEL * displacement))
+        return np.linspace(-0.5, 0.5, count + (count + 1) % 2), 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,23 +93,27 @@ class PhotographScenes:
         size: height and width of a pair, in pixels.
         motion: how far things move.
         seed: another one makes other pairs.
+        shutter: in one exposure, or in frames.
     """
 
     photographs: Sequence[Photograph]
     size: int
     motion: Motion
     seed: int
+    shutter: Shutter = Shutter()
 
     def __call__(self, index: int) -> SynthesisedPair:
         """Pair ``index``."""
         rng = np.random.default_rng([self.seed, index])
-        layers, displacement = self._layers(rng)
+        layers, displacement, middle = self._layers(rng)
         linear = rng.random() < _SHARE_LINEAR
         highlights = rng.uniform(0.5, 4.0) if rng.random() < _SHARE_HIGHLIGHTS else 0.0
-        blurred, sharp = averaged(layers, self.size, linear=linear, highlights=highlights)
+        blurred, sharp = averaged(
+            layers, self.size, linear=linear, highlights=highlights, middle=middle
+        )
         return SynthesisedPair(_as_recorded(rng, blurred), to_uint8(sharp), displacement)
 
-    def _layers(self, rng: np.random.Generator) -> tuple[list[Layer], float]:
+    def _layers(self, rng: np.random.Generator) -> tuple[list[Layer], float, int]:
         camera = Camera(rng, self.motion.displacement(rng), self.size)
         tilt = rng.normal(0.0, 0.4, 2)
         planes = [Plane(tilt=(float(tilt[0]), float(tilt[1])))]
@@ -90,8 +137,7 @@ class PhotographScenes:
             _longest(poses(position, coarse), self.size, centre)
             for position, centre in enumerate(centres)
         ]
-        count = max(_FEWEST_SUBFRAMES, int(_SUBFRAMES_A_PIXEL * max(paths)))
-        times = np.linspace(-0.5, 0.5, count + (count + 1) % 2)
+        times, middle = self.shutter.times(rng, max(paths))
 
         background = poses(0, times)
         margin = _reach(background, self.size)
@@ -105,7 +151,7 @@ class PhotographScenes:
             view.putalpha(scenes.shape_mask(rng, extent))
             corner = centres[position] - extent // 2
             layers.append(Layer(view, poses(position, times) @ _shift(*corner)))
-        return layers, max(paths)
+        return layers, max(paths), middle
 
     def _view(self, rng: np.random.Generator, size: int, softness: float) -> Image.Image:
         photograph = self.photographs[int(rng.integers(len(self.photographs)))]

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from deblur_jax.data.exposure import averaged
+from deblur_jax.data.exposure import Layer, averaged
 from deblur_jax.data.motion import Camera, Motion, Plane, moved, own_poses
 from deblur_jax.data.photographs import (
     Photograph,
@@ -12,7 +14,7 @@ from deblur_jax.data.photographs import (
     survey,
     validation_share,
 )
-from deblur_jax.data.synthesis import PhotographScenes
+from deblur_jax.data.synthesis import PhotographScenes, Shutter
 from tests.photographs import write_photograph
 
 TIMES = np.linspace(-0.5, 0.5, 33)
@@ -110,6 +112,42 @@ def test_larger_displacements_blur_more(photographs):
     assert mean(24.0) < mean(8.0) < mean(2.0)
 
 
+def test_in_frames_copies_of_an_edge_lie_side_by_side():
+    """A line that moves by 40 pixels: between its copies there is none of it; else it is smeared."""
+    line = np.zeros((64, 64, 3), np.uint8)
+    line[:, 31:33] = 255
+    for share, least, most in ((1.0, 0.0, 0.1), (0.0, 0.7, 1.0)):
+        shutter = Shutter(share, (7, 7))
+        times, middle = shutter.times(np.random.default_rng(0), 40.0)
+        poses = np.tile(np.eye(3)[:2], (len(times), 1, 1))
+        poses[:, 0, 2] = 40.0 * times
+        blurred, sharp = averaged(
+            [Layer(Image.fromarray(line), poses)], 64, linear=False, middle=middle
+        )
+        along = blurred[32, 18:46, 0]
+        assert least <= along.min() / along.max() <= most
+        assert len(times) % 2 == 1
+        assert times[len(times) // 2] == 0
+        assert 0.9 < sharp[32, :, 0].sum() / line[32, :, 0].sum() * 255 < 1.1
+
+
+@given(
+    share=st.sampled_from([0.0, 1.0]),
+    least=st.integers(3, 9),
+    more=st.integers(1, 6),
+    displacement=st.floats(0.0, 200.0),
+)
+def test_times_are_within_the_exposure_and_the_same_before_and_after_its_middle(
+    share, least, more, displacement
+):
+    shutter = Shutter(share, (least, least + more))
+    times, middle = shutter.times(np.random.default_rng(0), displacement)
+    assert len(times) % 2 == middle % 2 == 1
+    np.testing.assert_allclose(times, -times[::-1], atol=1e-12)
+    assert np.abs(times).max() <= 0.5
+    assert (np.diff(times) > 0).all()
+
+
 def test_without_motion_a_pair_is_equal_but_for_what_the_camera_stores(photographs):
     scenes = PhotographScenes(photographs, 64, Motion(share_still=1.0, share_large=0.0), 0)
     pairs = [scenes(i) for i in range(12)]
@@ -129,7 +167,7 @@ def test_the_sharp_image_is_not_resampled(photographs):
 
 def test_highlights_are_clipped_after_averaging(photographs):
     scenes = PhotographScenes(photographs, 64, Motion(20.0, 40.0, 0.0, 0.0), 0)
-    layers, _ = scenes._layers(np.random.default_rng(0))
+    layers, _, _ = scenes._layers(np.random.default_rng(0))
     plain, _ = averaged(layers, 64, linear=True)
     bright, sharp = averaged(layers, 64, linear=True, highlights=3.0)
     assert bright.max() <= 1.0
