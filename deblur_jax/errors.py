@@ -12,6 +12,8 @@ from typing import Any, Never
 from absl import logging
 
 _SECONDS_TO_RELEASE = 5.0
+_STORAGE_CLIENTS = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
+"""Packages that speak with a bucket; they try for half a minute to two minutes before they fail."""
 
 
 class UserError(Exception):
@@ -35,6 +37,7 @@ def one_line_errors() -> Iterator[None]:
     # Of the arrays that are saved side by side, the first that fails arrives as an exception; what
     # asyncio reports of the others, with tracebacks, says the same.
     standard_logging.getLogger("asyncio").disabled = True
+    standard_logging.getLogger("gcsfs").disabled = True
     try:
         yield
     except UserError as error:
@@ -47,6 +50,17 @@ def one_line_errors() -> Iterator[None]:
         if "gcsfs" not in str(error):
             raise
         print("error: paths of gs:// need gcsfs: pip install gcsfs", file=sys.stderr, flush=True)
+        end_process(1)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _STORAGE_CLIENTS:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".splitlines())
+        print(
+            f"error: the remote storage does not answer as it should ({reason}): run this command "
+            "again once it does",
+            file=sys.stderr,
+            flush=True,
+        )
         end_process(1)
 
 

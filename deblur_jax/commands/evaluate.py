@@ -23,7 +23,7 @@ from deblur_jax.evaluation.protocols import PROTOCOLS
 from deblur_jax.evaluation.report import markdown, table, to_json
 from deblur_jax.inference.ensemble import ENSEMBLES
 from deblur_jax.inference.restorer import Restorer
-from deblur_jax.runtime import processes
+from deblur_jax.runtime import cluster, processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.signals import take_signals_back
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         "--num_devices", type=int, help="of this machine, to use (default: all of them)"
     )
     parser.add_argument("--json", action="store_true", help="print results.json, nothing else")
-    processes.add_arguments(parser)
+    cluster.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

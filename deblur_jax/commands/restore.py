@@ -4,6 +4,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -220,7 +221,10 @@ def _restore_all(
     megapixels = {job: height * width / _MEGA for job, (height, width) in sizes.items()}
     with (
         progress_bar(
-            desc="restoring", unit="MP", total=round(sum(megapixels.values()), 3), unit_scale=True
+            desc="restoring",
+            unit="MP",
+            unit_scale=True,
+            total=math.ceil(1e3 * sum(megapixels.values())) / 1e3,  # never less than what is done
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(shared.num_devices + 1) as threads,
     ):

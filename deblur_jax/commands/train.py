@@ -7,7 +7,7 @@ import jax
 
 from deblur_jax.commands.config_file import add_config_arguments, config_from
 from deblur_jax.config import ConfigError
-from deblur_jax.runtime import processes
+from deblur_jax.runtime import cluster, processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
 from deblur_jax.runtime.devices import require_devices, use_all_cores
 from deblur_jax.runtime.memory import keep_freed_memory
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         default=[],
         help="go on with a run although this field, as seed, changes its mathematics (repeatable)",
     )
-    processes.add_arguments(parser)
+    cluster.add_arguments(parser)
     add_config_arguments(parser, words)
 
 
@@ -50,11 +50,12 @@ def run(args: argparse.Namespace) -> None:
     config = config.validate()
     check_accepted(args.accept, config)
     keep_compiled_programs()
-    keep_freed_memory()
+    if not cluster.has_accelerator():
+        keep_freed_memory()
     with processes.joined(args) as is_distributed:
         if is_distributed:
             take_signals_back()
-        else:
+        elif not cluster.has_accelerator():
             use_all_cores()
         require_devices()
         outcome = train(config, args.workdir, accept=args.accept)

@@ -54,7 +54,9 @@ def images_below(folder: PathLike) -> list[epath.Path]:
 def _look(
     folder: epath.Path, found: Found, seen: set[str], recursive: bool, leave_out: Collection[str]
 ) -> None:
-    for entry in sorted(folder.iterdir()):
+    entries = sorted(folder.iterdir())
+    pages = {entry.stem for entry in entries if entry.suffix == ".html"}
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
@@ -70,6 +72,8 @@ def _look(
             found.passed_over[str(entry)] = "a link to a folder that was read"
         elif not recursive:
             found.passed_over[str(entry)] = "a folder"
+        elif entry.name in pages:  # as ``restore --compare`` makes one
+            found.passed_over[str(entry)] = f"the images of the page {entry.name}.html"
         else:
             seen.add(identity)
             _look(entry, found, seen, recursive, leave_out)

@@ -53,13 +53,14 @@ class RunLog:
         Raises:
             LogError: if they can't be written.
         """
-        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        row = {name: value if np.isfinite(value) else None for name, value in values.items()}
         try:
-            self._append(json.dumps({"step": step, **finite}) + "\n")
+            self._append(json.dumps({"step": step, **row}) + "\n")
         except OSError as error:
             raise LogError(f"{self._file}: can't be written: {error.strerror}") from None
         if self._is_first:
-            for name, value in values.items():
+            finite = {name: value for name, value in row.items() if value is not None}
+            for name, value in finite.items():
                 self._board.add_scalar(name, value, step)
 
     def _append(self, line: str) -> None:

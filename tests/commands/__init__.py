@@ -17,13 +17,14 @@ def environment():
     return {**os.environ, "XLA_FLAGS": FAST}
 
 
-def run_script(*arguments, timeout=300, cwd=ROOT, **options):
+def run_script(*arguments, timeout=300, cwd=ROOT, variables=None, **options):
     """Runs ``python *arguments``, from the project's root unless ``cwd`` names another folder."""
     words = [sys.executable, *(str(argument) for argument in arguments)]
+    found = {} if cwd == ROOT else {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         words,
         cwd=cwd,
-        env=environment() if cwd == ROOT else {**environment(), "PYTHONPATH": str(ROOT)},
+        env={**environment(), **found, **(variables or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

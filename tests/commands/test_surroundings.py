@@ -60,7 +60,7 @@ SURROUNDINGS = {
         *({"OMPI_COMM_WORLD_SIZE": "4"}, None),
     ),
     "variables of Slurm that lead nowhere": (
-        *(("evaluate", "train"), 1, "the other processes of this job can't be joined"),
+        *(("evaluate", "train"), 1, "the other processes of this job can't be found"),
         {
             **{"SLURM_NTASKS": "4", "SLURM_JOB_ID": "x", "SLURM_PROCID": "0"},
             **{"SLURM_STEP_NODELIST": "n[1-4]", "SLURM_LOCALID": "0"},

@@ -113,7 +113,7 @@ def test_larger_displacements_blur_more(photographs):
 
 
 def test_in_frames_copies_of_an_edge_lie_side_by_side():
-    """A line that moves by 40 pixels: between its copies there is none of it; else it is smeared."""
+    """Between the copies of a line there is nothing of it; in one exposure it is smeared."""
     line = np.zeros((64, 64, 3), np.uint8)
     line[:, 31:33] = 255
     for share, least, most in ((1.0, 0.0, 0.1), (0.0, 0.7, 1.0)):

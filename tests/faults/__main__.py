@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.faults.checkpoints import count_bit_flips, count_damaged_checkpoints
 from tests.faults.files import count_readings
 from tests.faults.kills import count_kills
+from tests.faults.processes import HEADER, faults
 
 READINGS = {"torch": 200, "caffe": 100, "image": 400, "archive": 120}
 
@@ -19,6 +20,12 @@ def main():
     parser.add_argument("--folder", help="of the killed runs: /dev/shm is a tmpfs")
     args = parser.parse_args()
     for what in args.what:
+        if what == "processes":
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                print(HEADER)
+                for fault in faults(Path(folder)):
+                    print(fault, flush=True)
+            continue
         if what in READINGS:
             counts = count_readings(what, args.number or READINGS[what], args.seed)
         elif what == "flips":

@@ -35,7 +35,7 @@ def count_kills(number: int, folder: Path, in_a_save: float = 0.4, seed: int = 0
     subprocess.run(
         _words(undisturbed), cwd=ROOT, env=environment(), check=True, capture_output=True
     )
-    expected = _bits(undisturbed)
+    expected = bits(undisturbed)
     counts = {"killed": 0, "in a save": 0, "ended": 0, "bit-identical": 0}
     run = 0
     while counts["killed"] < number:
@@ -55,7 +55,7 @@ def count_kills(number: int, folder: Path, in_a_save: float = 0.4, seed: int = 0
             counts["in a save"] += saving
         ended = subprocess.run(_words(workdir), cwd=ROOT, env=environment(), capture_output=True)
         counts["ended"] += ended.returncode == 0
-        counts["bit-identical"] += ended.returncode == 0 and _bits(workdir) == expected
+        counts["bit-identical"] += ended.returncode == 0 and bits(workdir) == expected
         run += 1
     counts["runs"] = run
     return counts
@@ -67,22 +67,23 @@ def _words(workdir: Path) -> list[str]:
 
 def _kill(process, workdir: Path, rng: random.Random, *, wait_for_save: bool) -> bool:
     """Kills a run that has taken steps; returns whether it was writing a checkpoint then."""
-    before, left = _newest(workdir), _being_written(workdir)
-    while process.poll() is None and _newest(workdir) <= before:
+    before, left = newest(workdir), being_written(workdir)
+    while process.poll() is None and newest(workdir) <= before:
         time.sleep(0.002)
     time.sleep(rng.uniform(0.0, 0.6))
-    while wait_for_save and process.poll() is None and not _being_written(workdir) - left:
+    while wait_for_save and process.poll() is None and not being_written(workdir) - left:
         time.sleep(0.0005)
     process.kill()
-    return bool(_being_written(workdir) - left)
+    return bool(being_written(workdir) - left)
 
 
-def _newest(workdir: Path) -> int:
+def newest(workdir: Path) -> int:
+    """The newest step of which there is a whole checkpoint."""
     steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
     return max(steps, default=0)
 
 
-def _being_written(workdir: Path) -> set[tuple[str, int]]:
+def being_written(workdir: Path) -> set[tuple[str, int]]:
     """Checkpoints under their temporary names; those of a killed run stay until the next one."""
     found = set()
     for path in workdir.glob("checkpoints/*.orbax-checkpoint-tmp*"):
@@ -91,6 +92,7 @@ def _being_written(workdir: Path) -> set[tuple[str, int]]:
     return found
 
 
-def _bits(workdir: Path) -> bytes:
+def bits(workdir: Path) -> bytes:
+    """The parameters of the last step."""
     params = load_weights(workdir / f"checkpoints/{STEPS}").params
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))

@@ -41,6 +41,15 @@ def test_what_is_no_image_is_named(tmp_path):
     )
 
 
+def test_the_images_of_a_page_are_left_out(tmp_path):
+    make(tmp_path, "a.png", "compare/a.png.before.jpg", "other/b.png")
+    (tmp_path / "compare.html").write_text("")
+    found = look_below(tmp_path)
+    assert relative(found.images, tmp_path) == ["a.png", "other/b.png"]
+    reasons = [found.passed_over[f"{tmp_path}/{name}"] for name in ("compare", "compare.html")]
+    assert reasons == ["the images of the page compare.html", "no image"]
+
+
 def test_a_folder_can_be_left_out(tmp_path):
     make(tmp_path, "a.png", "out/b.png", "sub/c.png")
     found = look_below(tmp_path, leave_out=[os.path.realpath(tmp_path / "out")])

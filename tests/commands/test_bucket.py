@@ -1,0 +1,166 @@
+"""Commands with paths of ``gs://``, as typed, against a stand-in of the bucket."""
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+
+import pytest
+
+from tests.bucket import running_bucket
+from tests.commands import ROOT, environment, run_command
+from tests.commands.test_train import CONFIG
+from tests.photographs import write_photograph
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("gcsfs", reason="gcsfs is not installed")
+pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not installed")
+
+_STEPS = ("--config.num_steps=20", "--config.checkpoint_every=10")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with running_bucket() as running:
+        yield running
+
+
+@pytest.fixture
+def run(bucket):
+    """Runs a command that has to succeed."""
+
+    def run(*arguments):
+        result = run_command(*arguments, variables=bucket.environment)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+        return result
+
+    return run
+
+
+def train(workdir, data, *options):
+    return ("train", "--config", CONFIG, *_STEPS, "--workdir", workdir, *options, *data)
+
+
+def test_every_command_gives_the_same_in_a_bucket_as_in_a_folder(bucket, run, make_pairs, tmp_path):
+    pairs = make_pairs({f"{number}.png": (40, 48) for number in range(4)})
+    photographs = tmp_path / "photographs"
+    for number in range(2):
+        write_photograph(photographs / f"{number}.png", seed=number)
+
+    def outputs(place):
+        run("prepare", pairs, f"{place}/pairs")
+        run(
+            *("prepare", "synthesize", f"photographs:{photographs}", f"{place}/made"),
+            *("--pairs", "4", "--size", "32", "--validation_fraction", "0", "--workers", "1"),
+        )
+        data = [f"--config.data.train={place}/pairs=0.5,{place}/made=0.5"]
+        run(*train(f"{place}/run", data))
+        options = ["--config.init_from", f"{place}/run", "--config.num_steps=2"]
+        run(*train(f"{place}/again", [], *options))
+        run("convert", f"{place}/again", f"{place}/again.safetensors")
+        run("convert", f"{place}/run", f"{place}/weights")
+        run("convert", f"{place}/weights", f"{place}/weights.safetensors")
+        weights = ["--weights", f"{place}/weights.safetensors"]
+        run("evaluate", *weights, "--data", f"{place}/pairs", "--out", f"{place}/table")
+        restored = f"{place}/table/restored"
+        run("restore", restored, *weights, "--out", f"{place}/out", "--compare")
+        scores = run("score", f"{place}/out", restored, "--mode", "float").stdout
+        run("export", *weights, "--out", f"{place}/network.stablehlo")
+        run("analyse", *weights, "--size", "32", "--out", f"{place}/figures")
+        return scores
+
+    scores = outputs("gs://bucket/all")
+    assert scores == outputs(tmp_path)
+    for name in (
+        *("weights.safetensors", "again.safetensors", "network.stablehlo", "out/0.png"),
+        *("table/restored/0.png", "table/restored/3.png"),
+    ):
+        assert read(bucket, f"all/{name}") == (tmp_path / name).read_bytes(), name
+    (there, here) = (
+        json.loads(text)
+        for text in (
+            read(bucket, "all/table/results.json"),
+            (tmp_path / "table/results.json").read_bytes(),
+        )
+    )
+    assert there["images"] == here["images"]
+    for name in ("run/log.jsonl", "out/compare.html", "figures/summary.json"):
+        assert read(bucket, f"all/{name}")
+
+
+def test_lost_connections_are_made_again(bucket, run, make_pairs, tmp_path):
+    pairs = make_pairs({f"{number}.png": (40, 48) for number in range(4)})
+    run("prepare", pairs, "gs://bucket/lost/pairs")
+    data = ["--config.data.train=gs://bucket/lost/pairs"]
+    results = []
+    for number, part in enumerate((None, "checkpoints/10/params", "pairs-undivided", ".jsonl")):
+        if part:
+            bucket.break_connections(3, part)
+        run(*train(f"gs://bucket/lost/{number}", data))
+        run("convert", f"gs://bucket/lost/{number}", f"gs://bucket/lost/{number}.safetensors")
+        results.append(read(bucket, f"lost/{number}.safetensors"))
+    assert results[1:] == 3 * results[:1]
+
+
+def test_records_that_are_missing_or_empty_are_an_error(bucket, run, make_pairs):
+    pairs = make_pairs({f"{number}.png": (40, 48) for number in range(2)})
+    for name, change in (("missing", {"method": "DELETE"}), ("empty", {"data": b""})):
+        place = f"gs://bucket/{name}"
+        run("prepare", pairs, place)
+        file = f"{name}/pairs/1.0.0/pairs-undivided.array_record-00000-of-00001"
+        if "data" in change:
+            write(bucket, file, b"")
+        else:
+            request(bucket, f"/storage/v1/b/bucket/o/{quoted(file)}", method="DELETE")
+        words = train(f"gs://bucket/{name}/run", [f"--config.data.train={place}"])
+        result = run_command(*words, variables=bucket.environment)
+        assert result.returncode == 1
+        assert "pairs-undivided" in result.stderr.splitlines()[-1]
+        assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_two_processes_train_in_a_bucket(bucket, run, tmp_path):
+    run(*train("gs://bucket/two/start", [], "--config.num_steps=2"))
+    start = ["--config.init_from=gs://bucket/two/start"]
+    both("gs://bucket/two/run", start, bucket)
+    both(tmp_path / "run", start, bucket)
+    run("convert", "gs://bucket/two/run", "gs://bucket/two/run.safetensors")
+    run("convert", tmp_path / "run", tmp_path / "run.safetensors")
+    stored = (tmp_path / "run.safetensors").read_bytes()
+    assert read(bucket, "two/run.safetensors") == stored
+    assert read(bucket, "two/run/processes/1.jsonl")
+
+
+def both(workdir, options, bucket):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "deblur_jax", *map(str, train(workdir, [], *options))]
+    words += ["--coordinator", f"localhost:{port}", "--num_processes", "2", "--process_id"]
+    variables = {**environment(), **bucket.environment}
+    started = {"cwd": ROOT, "env": variables, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*words, str(index)], **started) for index in range(2)]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+
+def request(bucket, path, **options):
+    address = bucket.environment["STORAGE_EMULATOR_HOST"]
+    with urllib.request.urlopen(urllib.request.Request(address + path, **options)) as answer:
+        return answer.read()
+
+
+def quoted(name):
+    return urllib.parse.quote(name, safe="")
+
+
+def read(bucket, name):
+    return request(bucket, f"/storage/v1/b/bucket/o/{quoted(name)}?alt=media")
+
+
+def write(bucket, name, content):
+    path = f"/upload/storage/v1/b/bucket/o?uploadType=media&name={quoted(name)}"
+    request(bucket, path, data=content, method="POST")
