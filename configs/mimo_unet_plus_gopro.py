@@ -12,15 +12,25 @@ Expected: GoPro test, PSNR 32.45 dB (paper).
 One deviation: two of the 22 training sequences are held out to choose the best checkpoint, where
 the official code validates on the test set. ``--config.data.validation_fraction=0`` trains on all
 of them, and then the newest checkpoint counts.
+
+For a pod, --config configs/mimo_unet_plus_gopro.py:256 takes batches of 256: the rate, and all
+that is counted in steps, follow by the rule of docs/pods.md. Not the paper's recipe, and not run here.
 """
 
-from deblur_jax import Config, DataConfig, LossConfig, OptimizerConfig, model_config
+from deblur_jax import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    model_config,
+    scaled_to_batch,
+)
 
 STEPS_PER_EPOCH = 526
 
 
-def get_config() -> Config:
-    return Config(
+def get_config(batch_size: str | int = 4) -> Config:
+    recipe = Config(
         about="MIMO-UNet+ on GoPro, the paper's recipe",
         batch_size=4,
         num_steps=3000 * STEPS_PER_EPOCH,
@@ -41,3 +51,4 @@ def get_config() -> Config:
         log_every=STEPS_PER_EPOCH,
         checkpoint_every=10 * STEPS_PER_EPOCH,
     )
+    return scaled_to_batch(recipe, int(batch_size))

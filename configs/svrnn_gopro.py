@@ -22,13 +22,23 @@ at random):
 
     deblur-jax convert vgg16.pth weights/vgg16 --model vgg16
     python train.py --config configs/svrnn_gopro.py --config.init_from=weights/vgg16 ...
+
+For a pod, --config configs/svrnn_gopro.py:256 takes batches of 256: the rate, and all that is
+counted in steps, follow by the rule of docs/pods.md. Not the paper's recipe, and not run here.
 """
 
-from deblur_jax import Config, DataConfig, LossConfig, OptimizerConfig, model_config
+from deblur_jax import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    model_config,
+    scaled_to_batch,
+)
 
 
-def get_config() -> Config:
-    return Config(
+def get_config(batch_size: str | int = 20) -> Config:
+    recipe = Config(
         about="SVRNN on GoPro, the official code's recipe",
         batch_size=20,
         num_steps=200_000,
@@ -52,3 +62,4 @@ def get_config() -> Config:
         log_every=100,
         checkpoint_every=2000,
     )
+    return scaled_to_batch(recipe, int(batch_size))

@@ -42,6 +42,7 @@ _PLACES = {
     "register_optimizer": "training.optimizer",
     "register_schedule": "training.optimizer",
     "save_weights": "weights.folder",
+    "scaled_to_batch": "training.large_batch",
     "score": "evaluation.metrics",
     "setting": "config",
     "squared_error": "training.losses",
@@ -81,6 +82,7 @@ __all__ = [
     "register_optimizer",
     "register_schedule",
     "save_weights",
+    "scaled_to_batch",
     "score",
     "setting",
     "squared_error",
@@ -128,6 +130,9 @@ if TYPE_CHECKING:
     )
     from deblur_jax.training.config import (
         Config,
+    )
+    from deblur_jax.training.large_batch import (
+        scaled_to_batch,
     )
     from deblur_jax.training.losses import (
         LossConfig,

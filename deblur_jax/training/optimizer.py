@@ -28,13 +28,13 @@ class OptimizerConfig(Section):
     learning_rate: float = setting(1e-4, "at its highest", above=0)
     schedule: str = setting(
         "step",
-        '"step": times decay_factor every decay_every steps; "cosine": to 0 after a linear rise '
-        'over warmup_steps; "polynomial": to 0 with the square of what is left',
+        '"step": times decay_factor every decay_every steps; "cosine": to 0 as half a cosine; '
+        '"polynomial": to 0 with the square of what is left',
         choices=lambda: SCHEDULES.names(),
     )
     decay_factor: float = setting(0.5, 'of the schedule "step"', above=0, at_most=1)
     decay_every: int = setting(263_000, 'steps, of the schedule "step"', at_least=1)
-    warmup_steps: int = setting(0, 'of the schedule "cosine"', at_least=0)
+    warmup_steps: int = setting(0, "of a linear rise to the rate of the schedule", at_least=0)
     clip_norm: float | None = setting(
         None, "greatest norm of the whole gradient; a longer one is scaled down", above=0
     )
@@ -98,7 +98,13 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
         config: names the schedule.
         num_steps: of the whole run.
     """
-    return SCHEDULES[config.schedule](config, num_steps)
+    schedule = SCHEDULES[config.schedule](config, num_steps)
+    if config.warmup_steps == 0 or config.schedule == "cosine":  # which has its own rise
+        return schedule
+    rise = optax.linear_schedule(
+        1.0 / (config.warmup_steps + 1), 1.0, config.warmup_steps, transition_begin=0
+    )
+    return lambda step: rise(step) * schedule(step)
 
 
 @register_schedule("step")

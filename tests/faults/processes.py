@@ -107,6 +107,7 @@ def _start(words: list[str]) -> list[subprocess.Popen]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     words = [sys.executable, *words, "--coordinator", f"localhost:{port}", "--num_processes", "2"]
+    words += ["--start_timeout", "20"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen([*words, "--process_id", str(index)], cwd=ROOT, env=environment(), **pipes)
