@@ -14,7 +14,8 @@ the official code validates on the test set. ``--config.data.validation_fraction
 of them, and then the newest checkpoint counts.
 
 For a pod, --config configs/mimo_unet_plus_gopro.py:256 takes batches of 256: the rate, and all
-that is counted in steps, follow by the rule of docs/pods.md. Not the paper's recipe, and not run here.
+that is counted in steps, follow by the rule of docs/pods.md. Not the paper's recipe, and not run
+here.
 """
 
 from deblur_jax import (

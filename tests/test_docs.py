@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import deblur_jax
+from deblur_jax.commands.config_file import load_config
 from tests.commands import ROOT, environment, run_command, run_script
 
 FOLDERS = (ROOT, ROOT / "docs", ROOT / "benchmarks")
@@ -90,6 +92,26 @@ def test_every_code_block_is_run_or_says_what_it_needs():
         assert code.startswith(known), (page, code)
     for name in COMMANDS:
         assert any(code.startswith(name) for _, code in blocks("bash")), name
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_scripts_and_manifests_have_no_errors_of_syntax():
+    for page, code in blocks("bash"):
+        checked = subprocess.run(["bash", "-n"], input=code, text=True, capture_output=True)
+        assert checked.returncode == 0, (page, checked.stderr)
+    manifests = [part for _, code in blocks("yaml") for part in yaml.safe_load_all(code)]
+    assert {"Service", "Job"} <= {part.get("kind") for part in manifests}
+
+
+def test_the_table_of_larger_batches_is_by_the_rule():
+    text = (ROOT / "docs/pods.md").read_text()
+    configs = [load_config(f"mimo_unet_plus_gopro:{batch}") for batch in (4, 64, 256, 1024)]
+    steps = ", ".join(f"{config.num_steps:,}" for config in configs)
+    assert f"| {steps} steps |" in text
+    warmup = ", ".join(f"{config.optimizer.warmup_steps:,}" for config in configs)
+    assert f"| {warmup} |" in text
+    decay = ", ".join(f"{config.ema_decay:.3f}" for config in configs[1:])
+    assert f"| none, {decay} |" in text
 
 
 def test_the_network_of_the_docs_trains(tmp_path):
