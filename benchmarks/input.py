@@ -1,7 +1,8 @@
 """The input pipeline alone, on one core: ``python -m benchmarks.input``.
 
 Pairs have as many pixels as GoPro's frames of 1280x720. Batches are drawn as training draws them;
-each case reads and decodes its pairs anew, but for the one with the cache.
+each case reads and decodes its pairs anew, but for the one with the cache. The bucket is the
+stand-in of the tests, a server in Python on another core of this machine.
 """
 
 import os
@@ -15,6 +16,7 @@ from deblur_jax.data import open_pairs
 from deblur_jax.data.pipeline import training_batches
 from deblur_jax.images.files import StoredImage
 from deblur_jax.images.writing import write_image
+from tests.bucket import running_bucket
 
 _SIDE = 960
 _PAIRS = 8
@@ -25,7 +27,8 @@ _SECONDS = 6.0
 
 def main() -> None:
     """Prints a Markdown table."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, running_bucket() as bucket:
+        os.environ.update(bucket.environment)
         sources = _make_sources(Path(folder))
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         print("| pairs/s on one core | patches of 256 | of 128 |\n|---|---|---|")
@@ -37,7 +40,7 @@ def main() -> None:
             print(f"| {name} | " + " | ".join(f"{rate:.0f}" for rate in rates) + " |", flush=True)
 
 
-def _make_sources(root: Path) -> dict[str, tuple[dict[int, Path], float]]:
+def _make_sources(root: Path) -> dict[str, tuple[dict[int, Path | str], float]]:
     """By name: for each size of patches the data set, and the GiB of the cache."""
     frames, records = root / "frames", root / "records"
     pairs = open_pairs("synthetic:dynamic", "train", length=_PAIRS, size=_SIDE)
@@ -48,12 +51,15 @@ def _make_sources(root: Path) -> dict[str, tuple[dict[int, Path], float]]:
             write_image(file, StoredImage(pairs[index][key]))
     _prepare(frames, records)
     patches = {size: root / f"patches_{size}" for size in _PATCH_SIZES}
-    for size, folder in patches.items():
-        _prepare(frames, folder, "--patch_size", size, "--patches_per_image", 32)
+    remote = {size: f"gs://bucket/patches_{size}" for size in _PATCH_SIZES}
+    for places in (patches, remote):
+        for size, folder in places.items():
+            _prepare(frames, folder, "--patch_size", size, "--patches_per_image", 32)
     return {
         "PNG files": (dict.fromkeys(_PATCH_SIZES, frames), 0.0),
         "array_record, whole frames": (dict.fromkeys(_PATCH_SIZES, records), 0.0),
         "array_record, patches cut beforehand": (patches, 0.0),
+        "the same, in the stand-in of a bucket": (remote, 0.0),
         "frames in the cache": (dict.fromkeys(_PATCH_SIZES, records), 4.0),
     }
 

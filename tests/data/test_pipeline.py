@@ -85,6 +85,24 @@ def test_processes_share_a_batch_in_order(processes):
         np.testing.assert_array_equal(together, batch["blurred"])
 
 
+def test_a_process_reads_its_share_only():
+    class Remembered(Numbered):
+        read: set[int]
+
+        def __getitem__(self, index):
+            self.read.add(index)
+            return super().__getitem__(index)
+
+    reads = []
+    for process in range(2):
+        source = Remembered(length=400)
+        source.read = set()
+        take(2, source, process_index=process, process_count=2)
+        reads.append(source.read)
+    assert not reads[0] & reads[1]
+    assert all(4 <= len(read) < 60 for read in reads), "what is read ahead is bounded"
+
+
 def test_worker_processes_and_the_cache_change_nothing():
     assert_equal(take(4), take(4, num_workers=2))
     assert_equal(take(8), take(8, cache_gib=1.0))
