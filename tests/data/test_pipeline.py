@@ -95,7 +95,7 @@ def test_a_process_reads_its_share_only():
 
     reads = []
     for process in range(2):
-        source = Remembered(length=400)
+        source = Remembered(length=200)
         source.read = set()
         take(2, source, process_index=process, process_count=2)
         reads.append(source.read)
