@@ -7,6 +7,7 @@ import jax
 
 from deblur_jax.commands.config_file import add_config_arguments, config_from
 from deblur_jax.config import ConfigError
+from deblur_jax.planning.plan import least_step_seconds
 from deblur_jax.runtime import cluster, processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
 from deblur_jax.runtime.devices import require_devices, use_all_cores
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
         elif not cluster.has_accelerator():
             use_all_cores()
         require_devices()
-        outcome = train(config, args.workdir, accept=args.accept)
+        outcome = train(
+            config, args.workdir, accept=args.accept, least_step_seconds=least_step_seconds
+        )
         if outcome.finished and jax.process_index() == 0:
             best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"
             print(f"trained {outcome.step} steps{best}: weights in {args.workdir}")

@@ -49,6 +49,17 @@ CHIPS = {
     "v6e": Chip(918e12, 1640e9, 32 * _GIB),
 }
 
+_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+"""The chips by the names that JAX gives to devices."""
+
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 _SLICES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}
@@ -141,13 +152,7 @@ def plan_training(config: Config, topology: str) -> Plan:
     size = config.data.patch_size
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8)
     batch = {"blurred": images, "sharp": images}
-
-    one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-
-    def gradient(params: nnx.State, blurred: jax.Array, sharp: jax.Array) -> nnx.State:
-        return jax.grad(lambda p: loss(nnx.merge(graphdef, p)(blurred), sharp)[0])(params)
-
-    macs = multiply_accumulates(gradient, params, one, one) * config.batch_size
+    macs = _macs_of_step(config)
     arguments = (_placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh)))
     return _plan(
         topology,
@@ -160,6 +165,21 @@ def plan_training(config: Config, topology: str) -> Plan:
         config.batch_size,
         config.num_steps,
     )
+
+
+def least_step_seconds(config: Config, kind: str, count: int) -> float | None:
+    """The time that no train step is faster than, by arithmetic alone; compiles nothing.
+
+    Args:
+        config: validated, with the global batch size.
+        kind: of the devices, as ``jax.Device.device_kind`` says.
+        count: how many devices share the batch.
+
+    Returns:
+        Seconds; None where the speed of the devices is not known here.
+    """
+    chip = CHIPS.get(_KINDS.get(kind, ""))
+    return None if chip is None else _arithmetic(_macs_of_step(config), config, chip, count)
 
 
 def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan:
@@ -197,8 +217,7 @@ def _plan(
     num_steps: int | None,
 ) -> Plan:
     chip = CHIPS[topology.partition(":")[0]]
-    passes = _PASSES[config.compute.precision] if config.compute.dtype == "float32" else 1
-    arithmetic = 2 * macs * passes / mesh.size / chip.flops
+    arithmetic = _arithmetic(macs, config, chip, mesh.size)
     start = time.perf_counter()
     described: dict[str, Any] = {
         "topology": topology,
@@ -249,6 +268,26 @@ def _plan(
         days_bound=_days(bound, num_steps),
         **described,
     )
+
+
+def _macs_of_step(config: Config) -> int:
+    """Multiply-accumulates of a train step, over all devices."""
+    graphdef, params = nnx.split(
+        abstract_model(config.model, compute=config.compute, platform="tpu")
+    )
+    loss, size = make_loss(config.loss), config.data.patch_size
+    one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+    def gradient(params: nnx.State, blurred: jax.Array, sharp: jax.Array) -> nnx.State:
+        return jax.grad(lambda p: loss(nnx.merge(graphdef, p)(blurred), sharp)[0])(params)
+
+    return multiply_accumulates(gradient, params, one, one) * config.batch_size
+
+
+def _arithmetic(macs: int, config: Config, chip: Chip, count: int) -> float:
+    """Seconds that the products take where nothing else is done."""
+    passes = _PASSES[config.compute.precision] if config.compute.dtype == "float32" else 1
+    return 2 * macs * passes / count / chip.flops
 
 
 def _usable_devices(topology: str, devices: list[jax.Device], rows: int) -> list[jax.Device]:

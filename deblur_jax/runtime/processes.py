@@ -13,12 +13,13 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from deblur_jax.runtime.cluster import find_place
+from deblur_jax.runtime.coordination import service_beside
 from deblur_jax.runtime.watchdog import Listener, Watchdog, join
 
 _HEARTBEAT_SECONDS = 300
 """JAX aborts after such a silence, with pages of C++ messages; the watchdog is there before."""
 _BARRIER_SECONDS = 24 * 3600
-_SECONDS_FOR_THE_WATCHDOG = 10
+_SECONDS_FOR_THE_WATCHDOG, _SECONDS_TO_SEE_A_DEATH = 10, 2
 _TEXT_BYTES = 1000
 
 
@@ -45,11 +46,12 @@ def joined(args: argparse.Namespace) -> Iterator[bool]:
         if watchdog is not None:
             watchdog.leave()
         raise
-    except jax.errors.JaxRuntimeError:
-        # A collective fails where a process has died: the watchdog ends this process with the line
-        # that names it, if it is given the time.
+    except Exception as error:
+        # A collective fails where a process has died, and with it what needed it, such as a save:
+        # the watchdog ends this process with the line that names it, if it is given the time.
         if watchdog is not None:
-            time.sleep(_SECONDS_FOR_THE_WATCHDOG)
+            by_devices = isinstance(error, jax.errors.JaxRuntimeError)
+            time.sleep(_SECONDS_FOR_THE_WATCHDOG if by_devices else _SECONDS_TO_SEE_A_DEATH)
         raise
     if watchdog is not None:
         watchdog.leave()
@@ -62,20 +64,24 @@ def _meet(args: argparse.Namespace) -> Watchdog | None:
     print(place, file=sys.stderr)
     _keep_stdout_for_results()
     watchdog = None
-    if place.count > 1:
-        # JAX ends a process whose companions do not come with pages of C++ messages: meet before.
-        if place.index == 0:
-            watchdog = Listener(place.port).wait(place.count, args.start_timeout)
-        else:
-            watchdog = join(place.host, place.port, place.index, place.count, args.start_timeout)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        place.coordinator,
-        place.count,
-        place.index,
-        place.local_devices,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-    )
+    with contextlib.ExitStack() as stack:
+        if place.count > 1:
+            # JAX ends a process whose companions do not come with pages of messages: meet before.
+            if place.index == 0:
+                watchdog = Listener(place.port).wait(place.count, args.start_timeout)
+                stack.enter_context(service_beside(place.port, place.count, _HEARTBEAT_SECONDS))
+            else:
+                watchdog = join(
+                    place.host, place.port, place.index, place.count, args.start_timeout
+                )
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(
+            place.coordinator,
+            place.count,
+            place.index,
+            place.local_devices,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
     return watchdog
 
 

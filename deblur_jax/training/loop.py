@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Self
 
 import jax
@@ -54,7 +54,13 @@ class Outcome:
     signal: int | None = None
 
 
-def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) -> Outcome:
+def train(
+    config: Config,
+    workdir: PathLike,
+    *,
+    accept: Collection[str] = (),
+    least_step_seconds: Callable[[Config, str, int], float | None] = lambda *_: None,
+) -> Outcome:
     """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
 
     Within ``stop_at_signals`` of ``runtime.signals``, as in the command, SIGTERM and Ctrl-C save a
@@ -68,6 +74,8 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
         workdir: where checkpoints, ``log.jsonl``, ``tensorboard/`` and ``profile/`` go.
         accept: fields in which ``config`` may differ from that of the run in the workdir, although
             they change its mathematics; see ``training.resume``.
+        least_step_seconds: from the configuration, the kind of device and their number to the time
+            that no step is faster than; see ``planning``. The log has its share.
 
     Raises:
         CheckpointError: if a checkpoint can't be written or read, or is of another experiment.
@@ -142,7 +150,15 @@ def train(config: Config, workdir: PathLike, *, accept: Collection[str] = ()) ->
         stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(_Stop())
         monitor = stack.enter_context(
-            Monitor(config, schedule, log, mesh.size, start_step, checkpoints.best())
+            Monitor(
+                config,
+                schedule,
+                log,
+                mesh.size,
+                start_step,
+                checkpoints.best(),
+                least_step_seconds(config, mesh.devices.flat[0].device_kind, mesh.size),
+            )
         )
         step = start_step
         batches_on_device = prefetch_to_device(batches, batch_sharding(mesh))

@@ -32,7 +32,8 @@ class Monitor:
     ``images_per_second``, in all and per device; ``input_wait``, the share of that time in which
     the loop waited for a batch; ``busy_seconds``, the time of a step in which the process did not
     wait for its devices; and the most memory so far, ``host_memory_gib`` and, where the device says
-    it, ``device_memory_gib``.
+    it, ``device_memory_gib``. Where ``least_seconds`` is known, ``share_of_bound`` is its share of
+    ``step_seconds``.
 
     All devices wait for the last one, so of several hosts the slow one shows in ``busy_seconds``,
     not in ``step_seconds``. The rows of process 0 name it, ``slowest_process``, with its
@@ -45,6 +46,7 @@ class Monitor:
         num_devices: of all processes.
         start_step: the step that the run goes on from.
         best: the best validation so far: its step and PSNR.
+        least_seconds: the time that no step is faster than.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Monitor:
         num_devices: int,
         start_step: int,
         best: tuple[int, float] | None,
+        least_seconds: float | None = None,
     ) -> None:
+        self._least_seconds = least_seconds
         self._config = config
         self._schedule = schedule
         self._log = log
@@ -169,6 +173,8 @@ class Monitor:
             "busy_seconds": (elapsed - self._waited_for_device) / steps,
             "host_memory_gib": peak_memory_bytes() / _GIB,
         }
+        if self._least_seconds is not None:
+            speed["share_of_bound"] = self._least_seconds / speed["step_seconds"]
         return speed | _device_memory()
 
     def _show(self, row: dict[str, float]) -> None:

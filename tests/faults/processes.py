@@ -171,5 +171,5 @@ def _goes_on(words: list[str], place: Path, expected) -> bool:
 
 
 def _result(place: Path):
-    table = place / "results.csv"
+    table = place / "per_image.csv"
     return table.read_bytes() if table.exists() else bits(place)

@@ -15,6 +15,7 @@ from deblur_jax.training.losses import LossConfig, make_loss
 from deblur_jax.training.optimizer import make_optimizer
 from deblur_jax.training.step import make_train_step
 from tests.commands import ROOT, run_command
+from tests.configs import changed
 from tests.tpu import topology_mesh
 
 TINY = ROOT / "tests/fixtures/tiny_run.py"
@@ -118,6 +119,17 @@ def test_the_train_step_of_a_config_is_planned():
     assert 4 * 6001 <= plan["collectives"]["all-reduce"]["bytes"] < 2 * 4 * 6001
     assert plan["step_seconds_bound"] > 0
     assert plan["days_bound"] == pytest.approx(plan["step_seconds_bound"] * 60 / 86_400)
+
+
+def test_no_step_is_faster_than_its_products():
+    """On four chips of v5e; of six products of bfloat16 for one of float32 at highest precision."""
+    config = Config(model=model_config("svrnn"), batch_size=8, loss=LossConfig("squared_error"))
+    seconds = planning.least_step_seconds(config, "TPU v5 lite", 4)
+    assert 1e-5 < seconds < 1e-1
+    assert planning.least_step_seconds(config, "TPU v5 lite", 1) == pytest.approx(4 * seconds)
+    precise = changed(config, compute__precision="highest")
+    assert planning.least_step_seconds(precise, "TPU v5 lite", 4) == pytest.approx(6 * seconds)
+    assert planning.least_step_seconds(config, "cpu", 4) is None
 
 
 @pytest.mark.slow

@@ -38,12 +38,23 @@ def clock(monkeypatch):
     return clock
 
 
-def make_monitor(config, log, best=None, start_step=0):
-    return Monitor(config, lambda step: 0.5, log, num_devices=4, start_step=start_step, best=best)
+def make_monitor(config, log, best=None, start_step=0, **more):
+    options = {"num_devices": 4, "start_step": start_step, "best": best, **more}
+    return Monitor(config, lambda step: 0.5, log, **options)
 
 
 def metrics(loss=1.0, skipped=0.0):
     return {"loss": jnp.float32(loss), "skipped": jnp.float32(skipped)}
+
+
+def test_a_row_has_the_share_of_the_least_time_of_a_step(tiny_config, clock):
+    for least, expected in ((None, None), (0.5, 0.25)):
+        log = Log()
+        with make_monitor(changed(tiny_config, log_every=2), log, least_seconds=least) as monitor:
+            for step in range(5):
+                monitor.follow(step, metrics())
+                clock.now += 2.0
+        assert log.rows[-1].get("share_of_bound") == expected
 
 
 def test_what_a_row_says_of_the_time_of_a_step(tiny_config, clock):
