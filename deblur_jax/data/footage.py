@@ -1,10 +1,13 @@
 """Pairs made of high-speed footage: the mean of n frames is blurred, the middle one is sharp."""
 
+import atexit
 import dataclasses
 import functools
 import itertools
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from deblur_jax.errors import UserError
 from deblur_jax.images.files import as_8_bits, to_uint8
 from deblur_jax.images.folders import images_below
 from deblur_jax.images.reading import read_rgb
+from deblur_jax.runtime.files import is_remote
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _SHARE_LINEAR = 0.5
@@ -227,12 +231,23 @@ def _opencv() -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _video(path: str) -> Any:
-    if not Path(path).is_file():
+    file = _local_copy(path) if is_remote(path) else Path(path)
+    if not file.is_file():
         raise FootageError(f"{path}: no such file")
-    video = _opencv().VideoCapture(path)
+    video = _opencv().VideoCapture(str(file))
     if not video.isOpened():
         raise FootageError(f"{path}: not a video that can be read, or damaged")
     return video
+
+
+def _local_copy(path: str) -> Path:
+    """A copy of a video in a bucket, kept while this process lives: OpenCV reads local files."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / epath.Path(path).name
+    if epath.Path(path).exists():
+        epath.Path(path).copy(copy)
+    return copy
 
 
 def _video_length(path: str) -> int:

@@ -36,12 +36,10 @@ from deblur_jax.training.log import RunLog
 from deblur_jax.training.losses import make_loss
 from deblur_jax.training.monitor import Monitor
 from deblur_jax.training.optimizer import make_optimizer, make_schedule
+from deblur_jax.training.profiler import Profiler
 from deblur_jax.training.step import TrainState, init_state, make_train_step
 from deblur_jax.training.validation import Validation
 from deblur_jax.weights.load import load_weights
-
-_PROFILED_STEPS = range(10, 15)
-"""Counted from the first step of this run; the very first ones compile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +158,11 @@ def train(
                 least_step_seconds(config, mesh.devices.flat[0].device_kind, mesh.size),
             )
         )
+        profiler = Profiler(workdir, wanted=config.profile)
         step = start_step
         batches_on_device = prefetch_to_device(batches, batch_sharding(mesh))
         while step < config.num_steps and not stop.is_requested(step):
-            _profile(config, workdir, step - start_step)
+            profiler.before_step(step - start_step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 batch = monitor.next_batch(batches_on_device)
                 state, step_metrics = train_step(state, batch)
@@ -292,12 +291,3 @@ class _Stop:
         if self._alone:
             return number
         return int(np.min(multihost_utils.process_allgather(np.int32(number))))
-
-
-def _profile(config: Config, workdir: epath.Path, steps_done: int) -> None:
-    if not config.profile:
-        return
-    if steps_done == _PROFILED_STEPS.start:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    elif steps_done == _PROFILED_STEPS.stop:
-        jax.profiler.stop_trace()

@@ -1,12 +1,12 @@
 """Commands with paths of ``gs://``, as typed, against a stand-in of the bucket."""
 
-import json
 import socket
 import subprocess
 import sys
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
 import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -47,7 +47,7 @@ def train(workdir, data, *options):
 
 
 def test_every_command_gives_the_same_in_a_bucket_as_in_a_folder(bucket, run, make_pairs, tmp_path):
-    pairs = make_pairs({f"{number}.png": (40, 48) for number in range(4)})
+    pairs = make_pairs({f"{number}": (40, 48) for number in range(4)})
     photographs = tmp_path / "photographs"
     for number in range(2):
         write_photograph(photographs / f"{number}.png", seed=number)
@@ -59,7 +59,7 @@ def test_every_command_gives_the_same_in_a_bucket_as_in_a_folder(bucket, run, ma
             *("--pairs", "4", "--size", "32", "--validation_fraction", "0", "--workers", "1"),
         )
         data = [f"--config.data.train={place}/pairs=0.5,{place}/made=0.5"]
-        run(*train(f"{place}/run", data))
+        run(*train(f"{place}/run", data, "--config.profile"))
         options = ["--config.init_from", f"{place}/run", "--config.num_steps=2"]
         run(*train(f"{place}/again", [], *options))
         run("convert", f"{place}/again", f"{place}/again.safetensors")
@@ -80,15 +80,33 @@ def test_every_command_gives_the_same_in_a_bucket_as_in_a_folder(bucket, run, ma
         assert arrays(read(bucket, f"all/{name}")) == arrays((tmp_path / name).read_bytes()), name
     for name in ("network.stablehlo", "out/0.png", "table/restored/0.png", "table/restored/3.png"):
         assert read(bucket, f"all/{name}") == (tmp_path / name).read_bytes(), name
-    there = json.loads(read(bucket, "all/table/results.json"))
-    here = json.loads((tmp_path / "table/results.json").read_text())
-    assert there["images"] == here["images"]
+    table = "table/per_image.csv"
+    assert read(bucket, f"all/{table}") == (tmp_path / table).read_bytes()
     for name in ("run/log.jsonl", "out/compare.html", "figures/analysis.json"):
         assert read(bucket, f"all/{name}")
+    stored = request(bucket, "/storage/v1/b/bucket/o?prefix=all/run/profile/").decode()
+    assert ".xplane.pb" in stored
+
+
+def test_a_video_in_a_bucket_is_read(bucket, run, tmp_path):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV, of the extra video, is not installed")
+    file = tmp_path / "video.avi"
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 240, (64, 48))
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    for number in range(20):
+        video.write(np.roll(frame, 2 * number, axis=1))
+    video.release()
+    write(bucket, "video.avi", file.read_bytes())
+    words = ("--pairs", "3", "--size", "32", "--validation_fraction", "0", "--workers", "1")
+    places = (("gs://bucket/video.avi", "gs://bucket/of_video"), (file, tmp_path / "of_video"))
+    for source, out in places:
+        run("prepare", "synthesize", source, out, *words)
+    name = "of_video/examples.jpg"
+    assert read(bucket, name) == (tmp_path / name).read_bytes()
 
 
 def test_lost_connections_are_made_again(bucket, run, make_pairs, tmp_path):
-    pairs = make_pairs({f"{number}.png": (40, 48) for number in range(4)})
+    pairs = make_pairs({f"{number}": (40, 48) for number in range(4)})
     run("prepare", pairs, "gs://bucket/lost/pairs")
     data = ["--config.data.train=gs://bucket/lost/pairs"]
     results = []
@@ -104,7 +122,7 @@ def test_lost_connections_are_made_again(bucket, run, make_pairs, tmp_path):
 @pytest.mark.parametrize("change", ["missing", "without records"])
 def test_records_that_are_not_there_are_an_error(change, bucket, run, make_pairs, tmp_path):
     place = change.replace(" ", "_")
-    run("prepare", make_pairs({"0.png": (40, 48), "1.png": (40, 48)}), f"gs://bucket/{place}")
+    run("prepare", make_pairs({"0": (40, 48), "1": (40, 48)}), f"gs://bucket/{place}")
     name = f"{place}/pairs/1.0.0/pairs-undivided.array_record-00000-of-00001"
     if change == "missing":
         request(bucket, f"/storage/v1/b/bucket/o/{quoted(name)}", method="DELETE")
@@ -169,7 +187,7 @@ def write(bucket, name, content):
 
 
 def test_a_bucket_that_does_not_answer_ends_a_run_which_goes_on_exactly(bucket, run, make_pairs):
-    run("prepare", make_pairs({"0.png": (40, 48), "1.png": (40, 48)}), "gs://bucket/gone/pairs")
+    run("prepare", make_pairs({"0": (40, 48), "1": (40, 48)}), "gs://bucket/gone/pairs")
     data = ["--config.data.train=gs://bucket/gone/pairs"]
     run(*train("gs://bucket/gone/0", data))
     bucket.break_connections(10**6, "checkpoints/20/params")

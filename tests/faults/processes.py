@@ -20,7 +20,7 @@ from tests.faults.kills import CONFIG, being_written, bits, newest
 MOMENTS = ("start-up", "loop", "save", "evaluation")
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP)
 _PATIENCE = 240
-_PAUSE = 60
+_PAUSE = 40
 """Seconds of a stop that ends before it counts as a death."""
 
 

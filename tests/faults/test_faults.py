@@ -1,8 +1,11 @@
+import signal
+
 import pytest
 
 from tests.faults.checkpoints import count_bit_flips, count_damaged_checkpoints
 from tests.faults.files import base_files, count_readings, read
 from tests.faults.kills import count_kills
+from tests.faults.processes import faults, pause
 
 
 @pytest.mark.parametrize("kind", ["torch", "caffe", "image", "archive"])
@@ -39,3 +42,19 @@ def test_killed_runs_end_bit_identical(tmp_path):
     counts = count_kills(5, tmp_path, seed=1)
     assert counts["killed"] == 5
     assert counts["ended"] == counts["bit-identical"] == counts["runs"]
+
+
+@pytest.mark.slow
+def test_the_other_of_two_processes_ends_in_one_line_and_both_go_on_exactly(tmp_path):
+    for fault in faults(tmp_path, moments=("loop", "evaluation"), signals=(signal.SIGKILL,)):
+        assert fault.exact, fault
+        assert fault.line.startswith(f"error: process {fault.process} is gone"), fault
+        assert fault.statuses[1 - fault.process] == 1, fault
+        assert fault.seconds < 30, fault
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_is_late_ends_no_run(process, tmp_path):
+    """It is stopped for 40 seconds, and goes on."""
+    assert pause(tmp_path, process) == [0, 0]
