@@ -81,7 +81,8 @@ def test_a_lock_is_given_back(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_leases")
-def test_a_lease_is_renewed_and_refuses_a_second_run(tmp_path, hold):
+def test_a_lease_is_renewed_and_refuses_a_second_run(tmp_path, hold, monkeypatch):
+    monkeypatch.setattr(lock, "_STALE_SECONDS", 60.0)  # it is refused as soon as it is renewed
     process = hold(tmp_path / "run", "lease")
     said = []
     refused = pytest.raises(LockedError, match=f"process {process.pid}, since 20")
