@@ -21,7 +21,8 @@ def get_config(data: str = "photographs") -> Config:
         num_steps=60_000,
         model=model_config("mimo_unet", base_channels=32, num_res_blocks=4),
         data=DataConfig(
-            train=f"{data}/synthesised=0.75,{data}/frames=0.1,{data}/gopro=0.15",
+            train=f"{data}/synthesised=0.6,{data}/smooth=0.15,{data}/frames=0.1,"
+            f"sharp:{data}/synthesised=0.06,sharp:{data}/frames=0.09",
             validation=f"{data}/validation",
             validation_limit=32,
             patch_size=256,
