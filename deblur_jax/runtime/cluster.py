@@ -121,10 +121,7 @@ def _given(found_by: str, values: Mapping[str, object]) -> Place:
     """The place that three values say, by their names: address, number, index."""
     missing = [name for name, value in values.items() if value is None]
     if missing:
-        there = [name for name, value in values.items() if value is not None]
-        raise ConfigError(
-            f"{', '.join(values)} are given together: {_listed(missing)} beside {_listed(there)}"
-        )
+        raise ConfigError(f"{', '.join(values)} are given together; missing: {', '.join(missing)}")
     (address_name, address), (count_name, count), (index_name, index) = values.items()
     host, colon, port = str(address).rpartition(":")
     if not (host and colon and port.isdigit()):
@@ -135,11 +132,6 @@ def _given(found_by: str, values: Mapping[str, object]) -> Place:
     if not 0 <= int(str(index)) < int(str(count)):
         raise ConfigError(f"{index_name} is 0 to {int(str(count)) - 1}, not {index}")
     return Place(found_by, host.strip("[]"), int(port), int(str(index)), int(str(count)))
-
-
-def _listed(names: list[str]) -> str:
-    verb = "is" if len(names) == 1 else "are"
-    return f"{' and '.join(names)} {verb} missing"
 
 
 def _of_launcher() -> Place | None:

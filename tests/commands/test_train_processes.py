@@ -161,7 +161,10 @@ def test_processes_that_are_half_described_are_refused(tmp_path):
     result = run_train(tmp_path / "run", "--num_processes", "2")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line == "error: --coordinator, --num_processes and --process_id are given together"
+    assert line == (
+        "error: --coordinator, --num_processes, --process_id are given together; missing: "
+        "--coordinator, --process_id"
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "workdir", "safetensors", "vgg16"])

@@ -89,13 +89,13 @@ def test_flags_come_first(found):
         (
             {"process_id": 0},
             {},
-            "--coordinator and --num_processes are missing beside --process_id",
+            "together; missing: --coordinator, --num_processes",
         ),
         ({}, {**KUBERNETES, "JAX_COORDINATOR_ADDRESS": "host"}, "is host:port, not host"),
         ({}, {**KUBERNETES, "JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is a number, not two"),
         ({}, {**KUBERNETES, "JOB_COMPLETION_INDEX": "4"}, "JAX_PROCESS_ID is 0 to 3, not 4"),
-        ({}, {"JAX_PROCESS_ID": "1"}, "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES are missing"),
-        ({}, {"COORDINATOR_ADDRESS": "host:1"}, "are missing beside JAX_COORDINATOR_ADDRESS"),
+        ({}, {"JAX_PROCESS_ID": "1"}, "missing: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES"),
+        ({}, {"COORDINATOR_ADDRESS": "host:1"}, "missing: JAX_NUM_PROCESSES, JAX_PROCESS_ID"),
         (
             {},
             {**SLURM, "SLURM_JOB_ID": "x"},
