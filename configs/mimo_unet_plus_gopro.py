@@ -52,4 +52,4 @@ def get_config(batch_size: str | int = 4) -> Config:
         log_every=STEPS_PER_EPOCH,
         checkpoint_every=10 * STEPS_PER_EPOCH,
     )
-    return scaled_to_batch(recipe, int(batch_size))
+    return scaled_to_batch(recipe, batch_size)

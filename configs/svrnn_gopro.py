@@ -62,4 +62,4 @@ def get_config(batch_size: str | int = 20) -> Config:
         log_every=100,
         checkpoint_every=2000,
     )
-    return scaled_to_batch(recipe, int(batch_size))
+    return scaled_to_batch(recipe, batch_size)

@@ -13,7 +13,7 @@ from absl import logging
 
 _SECONDS_TO_RELEASE = 5.0
 _STORAGE_CLIENTS = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
-"""Packages that speak with a bucket; they try for half a minute to two minutes before they fail."""
+"""Packages that speak with a bucket; they try for about half a minute before they fail."""
 
 
 class UserError(Exception):

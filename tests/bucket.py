@@ -6,7 +6,7 @@ emulator leaves out: the generation of an object in the answer to a read, condit
 https://cloud.google.com/storage/docs/request-preconditions), ranges that count from the end of an
 object, and several connections at once.
 
-POST /break/N?part=TEXT makes it close the connection, without an answer, of the next N requests
+POST /break/N?part=TEXT makes it close the connection, without a response, of the next N requests
 whose address holds TEXT.
 """
 
@@ -65,6 +65,10 @@ def running_bucket() -> Iterator[Bucket]:
     process = subprocess.Popen(words, cwd=Path(__file__).parents[1])
     try:
         for _ in range(300):
+            if process.poll() is not None:
+                raise RuntimeError(
+                    "no stand-in of a bucket: pip install gcsfs gcp-storage-emulator"
+                )
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.1)
@@ -106,7 +110,7 @@ def _serve(port: int) -> None:
         broken.update(count=int(request.params["count"]), part=request.query["part"][0])
 
     class RequestHandler(server.RequestHandler):
-        """Closes the connection without an answer where it was told to."""
+        """Closes connections without a response, as POST /break asks for."""
 
         protocol_version = "HTTP/1.1"
 

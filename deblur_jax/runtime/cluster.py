@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +28,9 @@ _VARIABLES = {
 """What stands for a flag in the jobs of Kubernetes (Kubeflow's JAXJob, an indexed Job), the first
 that is set. Only the address, or a name that begins with JAX, says that processes are meant."""
 _PORT = "COORDINATOR_PORT"
+
+_GPU_LIBRARIES = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+"""Without one of them JAX does not see the GPUs of a machine."""
 
 _UNSTARTED = {
     "SLURM_NTASKS": ("srun", ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID")),
@@ -100,7 +104,8 @@ def has_accelerator() -> bool:
     wanted = os.environ.get("JAX_PLATFORMS", "").lower()
     if wanted:
         return not wanted.startswith("cpu")
-    return _tpu_chips() > 0 or hardware_utils.has_visible_nvidia_gpu()
+    has_gpu_library = any(importlib.util.find_spec(name) for name in _GPU_LIBRARIES)
+    return _tpu_chips() > 0 or (has_gpu_library and hardware_utils.has_visible_nvidia_gpu())
 
 
 def _tpu_chips() -> int:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 from jaxlib import _jax  # the service has no public name
 
@@ -57,8 +56,12 @@ def service_beside(port: int, count: int, heartbeat_seconds: int) -> Iterator[No
     if service.stdout.readline().strip() != _READY:
         raise ConfigError(f"port {port} of this host: the coordination service can't listen there")
     _running.append(service)
-    with mock.patch.object(_jax, "get_distributed_runtime_service", return_value=_Elsewhere()):
+    starts_service = _jax.get_distributed_runtime_service
+    _jax.get_distributed_runtime_service = lambda *_, **__: _Elsewhere()
+    try:
         yield
+    finally:
+        _jax.get_distributed_runtime_service = starts_service
 
 
 _running: list[subprocess.Popen] = []

@@ -17,7 +17,7 @@ _EMA_DECAY = 0.999
 """At the recipe's own batch, where a recipe keeps no average itself."""
 
 
-def scaled_to_batch(recipe: Config, batch_size: int) -> Config:
+def scaled_to_batch(recipe: Config, batch_size: int | str) -> Config:
     """The recipe with another batch.
 
     With k times the batch: steps, and all that is counted in steps, divided by k; the learning
@@ -27,13 +27,18 @@ def scaled_to_batch(recipe: Config, batch_size: int) -> Config:
 
     Args:
         recipe: as published.
-        batch_size: the same as the recipe's gives the recipe itself.
+        batch_size: images per step, a number or its digits; the recipe's own gives the recipe.
 
     Raises:
-        ConfigError: if ``batch_size`` is below 1.
+        ConfigError: if ``batch_size`` is no whole number from 1 on.
     """
-    if batch_size < 1:
-        raise ConfigError(f"the batch must be at least 1, not {batch_size}")
+    digits = str(batch_size)
+    if not digits.isdecimal() or int(digits) < 1:
+        raise ConfigError(
+            "the batch of a recipe, as in --config NAME:256, is a whole number from 1 on, not "
+            f"{digits}"
+        )
+    batch_size = int(digits)
     factor = batch_size / recipe.batch_size
     if factor == 1:
         return recipe

@@ -125,6 +125,14 @@ def test_a_device_for_virtual_machines_makes_no_tpu_host(monkeypatch, found):
     assert not cluster.has_accelerator()
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_gpu_counts_where_jax_can_use_it(monkeypatch, installed):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(cluster.hardware_utils, "has_visible_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(cluster, "_GPU_LIBRARIES", ("json",) if installed else ("no_such_library",))
+    assert cluster.has_accelerator() is installed
+
+
 @pytest.mark.parametrize(
     ("platforms", "expected"), [("cpu", False), ("cuda,cpu", True), ("tpu", True)]
 )

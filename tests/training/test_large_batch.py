@@ -45,9 +45,9 @@ def test_a_smaller_batch_needs_no_rise():
 
 
 def test_a_batch_that_can_not_be_is_refused():
-    with pytest.raises(ConfigError, match="at least 1, not 0"):
+    with pytest.raises(ConfigError, match="from 1 on, not 0"):
         load_config("svrnn_gopro:0")
-    with pytest.raises(ConfigError, match="large"):
+    with pytest.raises(ConfigError, match="from 1 on, not large"):
         load_config("svrnn_gopro:large")
 
 

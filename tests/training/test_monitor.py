@@ -18,7 +18,7 @@ class Log:
 
 
 class Clock:
-    """A clock that stands still unless it is told how much time passes."""
+    """A clock that shows the time ``now``, which tests set."""
 
     def __init__(self):
         self.now = 0.0
