@@ -36,7 +36,7 @@ class Profiler:
         if steps_done == _STEPS.start:
             remote = is_remote(self._target)
             self._local = Path(tempfile.mkdtemp()) if remote else Path(self._target)
-            jax.profiler.start_trace(str(self._local))
+            jax.profiler.start_trace(str(self._local), profiler_options=_options())
         elif steps_done == _STEPS.stop and self._local is not None:
             jax.profiler.stop_trace()
             if is_remote(self._target):
@@ -49,3 +49,14 @@ class Profiler:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 epath.Path(file).copy(target, overwrite=True)
         shutil.rmtree(folder)
+
+
+def _options() -> jax.profiler.ProfileOptions:
+    """Without a record of each Python call.
+
+    It hooks into every thread while others, of a save for example, start and end; what the trace
+    is read for (steps, operations, transfers, waits) does not come from it.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return options
