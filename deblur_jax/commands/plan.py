@@ -4,7 +4,10 @@ import argparse
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Sequence
+
+from etils import epath
 
 from deblur_jax.commands.config_file import load_config
 from deblur_jax.config import ConfigError
@@ -23,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument("--size", default="1280x720", help="of an image to restore (1280x720)")
     parser.add_argument("--per_device_batch", type=int, help="replaces the config's batch_size")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="replaces compute.dtype")
+    parser.add_argument(
+        "--top", type=int, default=8, help="how many places in the source to name, by cost (8)"
+    )
+    parser.add_argument("--hlo", metavar="FILE", help="write the optimised program's text to it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -30,8 +37,12 @@ def run(args: argparse.Namespace) -> None:
     """Plans, and prints the plan.
 
     Raises:
-        ConfigError: if the config can't be read, or the topology is unknown.
+        ConfigError: if the config can't be read, the topology is unknown, or a file can't be
+            written.
     """
+    if args.top < 0:
+        raise ConfigError(f"--top {args.top}: expected a number from 0 on")
+    hlo = None if args.hlo is None else _text_file(args.hlo)
     config = load_config(args.config)
     require_devices()
     if args.per_device_batch is not None:
@@ -45,7 +56,21 @@ def run(args: argparse.Namespace) -> None:
         plan = plan_training(config, args.topology)
     else:
         plan = plan_inference(config, args.topology, _size(args.size))
+    if hlo is not None and plan.program is not None:
+        hlo.write_text(plan.program)
+    elif hlo is not None:
+        print(f"--hlo {hlo}: not written, the program does not fit", file=sys.stderr)
+    plan = dataclasses.replace(plan, costs=plan.costs[: args.top])
     print(json.dumps(plan.to_dict(), indent=2) if args.json else _table(plan))
+
+
+def _text_file(name: str) -> epath.Path:
+    """The file, which can be written: known before the minutes that a compilation takes."""
+    file = epath.Path(name)
+    if file.is_dir():
+        raise ConfigError(f"--hlo {name}: this is a folder; name a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -84,11 +109,42 @@ def _table(plan: Plan) -> str:
     lines += [
         f"operations    {plan.flops_per_step / 1e12:.2f} T per step, all chips",
         f"compiled in   {plan.compile_seconds:.0f} s",
-        f"a step        {1e3 * plan.step_seconds_bound:.2f} ms at least",
+        f"a step        {1e3 * plan.step_seconds_bound:.2f} ms at least, by operations and bytes",
     ]
     if plan.days_bound is not None:
         lines.append(f"the recipe    {plan.days_bound:.2f} days at least")
-    return "\n".join(lines)
+    return "\n".join(lines + _table_of_estimate(plan))
+
+
+def _table_of_estimate(plan: Plan) -> list[str]:
+    """What the compiler estimates of a program that fits."""
+    if plan.estimated_seconds is None:
+        reason = "this libtpu writes none into its program" if plan.fits else "it was not compiled"
+        return [f"the compiler's estimate is not known: {reason}"]
+    seconds = plan.estimated_seconds
+    lines = [
+        "",
+        "The compiler's estimate, of the model by which it schedules; not a measurement:",
+        f"a step        {1e3 * seconds:.2f} ms, "
+        f"{100 * (plan.estimated_peak_share or 0):.1f} % of the chip's published speed",
+        f"              {plan.estimated_images_per_second or 0:.4g} images a second, all chips",
+    ]
+    if plan.estimated_days is not None:
+        lines.append(f"the recipe    {plan.estimated_days:.2f} days")
+    if plan.estimated_kernel_seconds:
+        lines.append(
+            f"of which      {1e3 * plan.estimated_kernel_seconds:.2f} ms are Pallas kernels, which "
+            "the compiler does not estimate: by their bytes and operations"
+        )
+    if plan.not_counted:
+        counts = ", ".join(f"{count} {what}" for what, count in plan.not_counted.items())
+        lines.append(f"not counted   {counts}")
+    for cost in plan.costs:
+        lines.append(
+            f"{100 * cost.seconds / seconds:5.1f} %  {1e3 * cost.seconds:8.3f} ms  "
+            f"{cost.place}  {cost.operation}"
+        )
+    return lines
 
 
 def _table_of_program(plan: Plan) -> list[str]:

@@ -2,68 +2,38 @@
 
 Everything here comes from the compiler (libtpu) and from counting; nothing was run on a TPU. The
 bound on a step's time assumes that the chip does nothing but multiply, or nothing but move bytes,
-whichever takes longer, at the speeds its maker publishes: no run is faster.
+whichever takes longer, at the speeds its maker publishes: no run is faster. The estimate is the
+compiler's own, of the model by which it schedules, and was not compared with a run.
 """
 
 import dataclasses
-import math
-import os
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from deblur_jax.config import ConfigError
 from deblur_jax.inference.restorer import make_restore_fn
 from deblur_jax.models import abstract_model
-from deblur_jax.planning.program_text import bytes_moved, collectives_in
+from deblur_jax.planning.chips import (
+    CHIPS,
+    KINDS,
+    Chip,
+    topology_devices,
+    usable_devices,
+)
+from deblur_jax.planning.estimate import Cost, Estimate, estimate_time
+from deblur_jax.planning.program_text import parse_program
+from deblur_jax.planning.traffic import bytes_moved, collectives_in
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from deblur_jax.runtime.operations import multiply_accumulates
 from deblur_jax.training.config import Config
 from deblur_jax.training.losses import make_loss
 from deblur_jax.training.optimizer import make_optimizer
 from deblur_jax.training.step import init_state, make_train_step
-
-_GIB = 2**30
-
-
-class Chip(NamedTuple):
-    """The figures that its maker publishes of a TPU chip."""
-
-    flops: float
-    """Per second, bfloat16 products; float32 at default precision uses them too."""
-    bytes_per_second: float
-    """To and from its HBM."""
-    hbm_bytes: int
-    """What programs may use of it where the compiler says so (v5e), else all."""
-
-
-CHIPS = {
-    "v4": Chip(275e12, 1228e9, 32 * _GIB),
-    "v5e": Chip(197e12, 819e9, int(15.75 * _GIB)),
-    "v5p": Chip(459e12, 2765e9, 95 * _GIB),
-    "v6e": Chip(918e12, 1640e9, 32 * _GIB),
-}
-
-_KINDS = {
-    "TPU v4": "v4",
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v6 lite": "v6e",
-    "TPU v6e": "v6e",
-}
-"""The chips by the names that JAX gives to devices."""
-
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
-_SLICES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}
-"""The slices that can be rented, small to large; a program runs on all chips of one."""
 
 _PASSES = {None: 1, "default": 1, "high": 3, "highest": 6}
 """bfloat16 products that one float32 product is made of, by precision."""
@@ -93,6 +63,16 @@ class Plan:
         compile_seconds: on this machine.
         step_seconds_bound: no step can be faster.
         days_bound: for the whole recipe; None for inference.
+        estimated_seconds: of a step, by the compiler's estimate; None where the program carries
+            none, or does not fit.
+        estimated_kernel_seconds: how much of them are Pallas kernels, which the compiler does not
+            estimate: by their bytes and operations at the chip's published speed.
+        estimated_peak_share: of the chip's published speed, in the estimated time.
+        estimated_images_per_second: over all devices.
+        estimated_days: for the whole recipe; None for inference.
+        not_counted: what the estimate leaves out, and how often it runs in a step.
+        costs: the places in the source that take the most of the estimate, the greatest first.
+        program: the text of the optimised program; ``to_dict`` leaves it out.
     """
 
     topology: str
@@ -101,7 +81,6 @@ class Plan:
     batch_size: int
     fits: bool
     hbm_bytes: int
-    """What programs may use of it where the compiler says so (v5e), else all."""
     needed_bytes: int
     argument_bytes: int | None
     temp_bytes: int | None
@@ -111,10 +90,20 @@ class Plan:
     compile_seconds: float
     step_seconds_bound: float
     days_bound: float | None
+    estimated_seconds: float | None = None
+    estimated_kernel_seconds: float | None = None
+    estimated_peak_share: float | None = None
+    estimated_images_per_second: float | None = None
+    estimated_days: float | None = None
+    not_counted: dict[str, int] | None = None
+    costs: tuple[Cost, ...] = ()
+    program: str | None = dataclasses.field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields."""
-        return dataclasses.asdict(self)
+        """Its fields, the text of the program excepted."""
+        fields = dataclasses.asdict(dataclasses.replace(self, program=None))
+        del fields["program"]
+        return fields | {"costs": [cost._asdict() for cost in self.costs]}
 
 
 def plan_training(config: Config, topology: str) -> Plan:
@@ -127,12 +116,12 @@ def plan_training(config: Config, topology: str) -> Plan:
     Raises:
         ConfigError: without libtpu, or for a topology that it does not know.
     """
-    devices = _topology_devices(topology)
+    devices = topology_devices(topology)
     if config.per_device_batch is not None:
         rows = config.per_device_batch * len(devices) * config.accumulation_steps
         config = dataclasses.replace(config, batch_size=rows)
     rows = config.batch_size // config.accumulation_steps
-    mesh = data_mesh(rows, _usable_devices(topology, devices, rows))
+    mesh = data_mesh(rows, usable_devices(topology, devices, rows))
     network = abstract_model(config.model, compute=config.compute, platform="tpu")
     graphdef, params = nnx.split(network)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
@@ -178,7 +167,7 @@ def least_step_seconds(config: Config, kind: str, count: int) -> float | None:
     Returns:
         Seconds; None where the speed of the devices is not known here.
     """
-    chip = CHIPS.get(_KINDS.get(kind, ""))
+    chip = CHIPS.get(KINDS.get(kind, ""))
     return None if chip is None else _arithmetic(_macs_of_step(config), config, chip, count)
 
 
@@ -193,8 +182,8 @@ def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan
     Raises:
         ConfigError: without libtpu, or for a topology that it does not know.
     """
-    devices = _topology_devices(topology)
-    mesh = data_mesh(1, _usable_devices(topology, devices, 1))
+    devices = topology_devices(topology)
+    mesh = data_mesh(1, usable_devices(topology, devices, 1))
     network = abstract_model(config.model, compute=config.compute, platform="tpu")
     graphdef, params = nnx.split(network)
     height, width = (-(-side // network.size_multiple) * network.size_multiple for side in size)
@@ -248,7 +237,8 @@ def _plan(
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     text = program.as_text()
-    moved = float(bytes_moved(text))
+    parsed = parse_program(text)
+    moved = float(bytes_moved(parsed))
     bound = max(arithmetic, moved / chip.bytes_per_second)
     needed = (
         memory.argument_size_in_bytes
@@ -262,12 +252,31 @@ def _plan(
         argument_bytes=memory.argument_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         bytes_per_step=moved * mesh.size,
-        collectives=collectives_in(text),
+        collectives=collectives_in(parsed),
         compile_seconds=seconds,
         step_seconds_bound=bound,
         days_bound=_days(bound, num_steps),
+        program=text,
+        **_estimated(estimate_time(parsed, chip), arithmetic, rows, num_steps),
         **described,
     )
+
+
+def _estimated(
+    estimate: Estimate | None, arithmetic: float, rows: int, num_steps: int | None
+) -> dict[str, Any]:
+    """The fields of a plan that an estimate gives."""
+    if estimate is None:
+        return {}
+    return {
+        "estimated_seconds": estimate.seconds,
+        "estimated_kernel_seconds": estimate.kernel_seconds,
+        "estimated_peak_share": arithmetic / estimate.seconds,
+        "estimated_images_per_second": rows / estimate.seconds,
+        "estimated_days": _days(estimate.seconds, num_steps),
+        "not_counted": estimate.not_counted,
+        "costs": tuple(estimate.costs),
+    }
 
 
 def _macs_of_step(config: Config) -> int:
@@ -288,41 +297,6 @@ def _arithmetic(macs: int, config: Config, chip: Chip, count: int) -> float:
     """Seconds that the products take where nothing else is done."""
     passes = _PASSES[config.compute.precision] if config.compute.dtype == "float32" else 1
     return 2 * macs * passes / count / chip.flops
-
-
-def _usable_devices(topology: str, devices: list[jax.Device], rows: int) -> list[jax.Device]:
-    """All devices of a topology, or of the largest smaller one that rows divide over.
-
-    Compilers refuse a part of a slice, but for single chips of the smallest, which is one host.
-    """
-    if rows % len(devices) == 0:
-        return devices
-    chip = topology.partition(":")[0]
-    sizes = {name: math.prod(map(int, name.split("x"))) for name in _SLICES[chip]}
-    usable = [name for name, n in sizes.items() if n < len(devices) and rows % n == 0]
-    if usable:
-        return _topology_devices(f"{chip}:{usable[-1]}")
-    host = _topology_devices(f"{chip}:{_SLICES[chip][0]}")
-    return host[: max(n for n in range(1, len(host) + 1) if rows % n == 0)]
-
-
-def _topology_devices(topology: str) -> list[jax.Device]:
-    name = topology.partition(":")[0]
-    if name not in CHIPS:
-        raise ConfigError(f"--topology {topology}: known are {', '.join(CHIPS)}, as in v5e:4x4")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask for metadata
-    os.environ.setdefault(
-        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
-    )  # and no TPU that only one process may use
-    from jax.experimental import topologies
-
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"--topology {topology}: {reason} (libtpu is needed: pip install 'jax[tpu]==0.10.2')"
-        ) from None
 
 
 def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -1,8 +1,8 @@
-"""What an optimised program of XLA does, read from its text: collectives, and bytes of memory."""
+"""An optimised program of XLA, read from its text."""
 
+import dataclasses
 import math
 import re
-from collections import Counter
 from typing import NamedTuple
 
 _ARRAY = re.compile(r"(pred|[a-z]+\d+(?:e\w+)?)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -13,163 +13,83 @@ _BRANCHES = re.compile(r"(?:true|false)_computation=(%[\w.\-]+)|branch_computati
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _NUMBER = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 
-_COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
-_FREE = frozenset(
-    {
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "iota",
-        "after-all",
-        "partition-id",
-        "replica-id",
-        "opt-barrier",
-        "copy-done",
-        "slice-start",
-        "all-reduce-done",
-        "all-gather-done",
-        "async-done",
-        "async-update",
-        "collective-permute-done",
-    }
-)
-"""They move nothing, or are the second half of an asynchronous pair, which is counted once."""
-_SLICES = ("slice", "dynamic-slice")
 _OTHER_MEMORY = re.compile(r"S\([1-9]\)")
 """The mark in a layout of the memory on the chip, which is not HBM."""
+_TABLE = re.compile(r"^(FileNames|FunctionNames|FileLocations|StackFrames)$")
+_ROW = re.compile(r"^(\d+) (.*)$")
+_FIELD = re.compile(r"(\w+)=(\d+)")
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+    """A line of a program."""
+
     name: str
     type: str
     opcode: str
     operands: list[str]
     text: str
 
+    @property
+    def called(self) -> dict[str, str]:
+        """The computations that it names, by their part in it: calls, to_apply, body, condition."""
+        return dict(_CALLED.findall(self.text))
 
-def collectives_in(program: str) -> dict[str, dict[str, int]]:
-    """The collectives of a program, by kind: how many, and the bytes they return."""
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    for instructions in _parse(program)[0].values():
-        for instruction in instructions.values():
-            kind = instruction.opcode.removesuffix("-start")
-            if kind in _COLLECTIVES:
-                count[kind] += 1
-                size[kind] += _bytes(instruction.type, anywhere=True)
-    return {kind: {"count": count[kind], "bytes": size[kind]} for kind in sorted(count)}
+    @property
+    def branches(self) -> list[str]:
+        """The computations of a conditional."""
+        return _OPERAND.findall(str(_BRANCHES.findall(self.text)))
+
+    def bytes(self, anywhere: bool = False) -> int:
+        """Of its result in main memory, or in all memories."""
+        return _type_bytes(self.type, anywhere)
 
 
-def bytes_moved(program: str) -> int:
-    """Bytes that a program reads from and writes to the device's main memory.
+class Line(NamedTuple):
+    """A place in a source."""
 
-    The operands and the result of each instruction are counted, those in a loop as often as it
-    runs, and of a slice only what is sliced. A ``while`` whose number of iterations is not in its
-    condition counts once.
+    file: str
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program.
+
+    Attributes:
+        computations: instructions by name, by computation.
+        entry: the name of the computation that runs.
+        frames: by number, a place in the source, and the number of the frame that called it.
     """
-    computations, entry = _parse(program)
-    return _Traffic(computations).of(entry)
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+    frames: dict[int, tuple[Line, int]]
+
+    def iterations(self, loop: Instruction) -> int:
+        """How often a ``while`` runs; 1 where its condition does not hold the number."""
+        instructions = self.computations[loop.called["condition"]].values()
+        return max((int(n) for i in instructions for n in _NUMBER.findall(i.text)), default=1)
+
+    def places(self, instruction: Instruction) -> list[Line]:
+        """Where in the source an instruction comes from, the innermost call first.
+
+        Empty where the compiler made it.
+        """
+        found = _FRAME.search(instruction.text)
+        number, places = int(found[1]) if found else 0, []
+        while number in self.frames:
+            line, number = self.frames[number]
+            places.append(line)
+        return places
 
 
-class _Traffic:
-    def __init__(self, computations: dict[str, dict[str, _Instruction]]) -> None:
-        self.computations = computations
-        self.known: dict[str, int] = {}
-
-    def of(self, computation: str) -> int:
-        if computation not in self.known:
-            instructions = self.computations[computation]
-            self.known[computation] = sum(
-                self.of_instruction(instruction, instructions)
-                for instruction in instructions.values()
-            )
-        return self.known[computation]
-
-    def of_instruction(self, instruction: _Instruction, around: dict[str, _Instruction]) -> int:
-        opcode = instruction.opcode
-        called = dict(_CALLED.findall(instruction.text))
-        if opcode in _FREE:
-            return 0
-        if opcode == "while":
-            return self.count_iterations(called["condition"]) * self.of(called["body"])
-        if opcode == "conditional":
-            names = _OPERAND.findall(str(_BRANCHES.findall(instruction.text)))
-            return max(self.of(name) for name in names)
-        if opcode in ("call", "async-start"):
-            return self.of(called.get("to_apply") or called["calls"])
-        if opcode == "fusion":
-            return self.of_fusion(instruction, around, self.computations[called["calls"]])
-        operands = [_bytes(around[name].type) for name in instruction.operands]
-        if opcode == "slice-done":  # only what comes from HBM is copied asynchronously
-            return _bytes(instruction.type) + _bytes(instruction.type, anywhere=True)
-        if opcode in _SLICES:
-            part = _bytes(instruction.type, anywhere=True)
-            return min(operands[0], part) + _bytes(instruction.type)
-        if opcode == "dynamic-update-slice":
-            return 2 * operands[1]
-        if opcode == "copy-start":  # its type holds source and destination
-            return _bytes(instruction.type)
-        return sum(operands) + _bytes(instruction.type)
-
-    def of_fusion(
-        self, fusion: _Instruction, around: dict[str, _Instruction], inside: dict[str, _Instruction]
-    ) -> int:
-        """What of each operand is read, and what of the result is written."""
-        parameters = {
-            _parameter_number(i.text): i.name for i in inside.values() if i.opcode == "parameter"
-        }
-        total = 0
-        for position, name in enumerate(fusion.operands):
-            # The operand's place in memory is in the type that it has outside.
-            size = _bytes(around[name].type)
-            users = [i for i in inside.values() if parameters[position] in i.operands]
-            parts = [_part_of_operand(i, parameters[position], inside) for i in users]
-            total += size if None in parts else min(size, sum(part or 0 for part in parts))
-        root = next(i for i in inside.values() if i.text.lstrip().startswith("ROOT "))
-        written = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        if any(i.opcode == "dynamic-update-slice" for i in written):
-            return total + sum(
-                _bytes(inside[i.operands[1]].type)
-                if i.opcode == "dynamic-update-slice"
-                else _bytes(i.type)
-                for i in written
-            )
-        return total + _bytes(fusion.type)
-
-    def count_iterations(self, condition: str) -> int:
-        instructions = self.computations[condition].values()
-        numbers = [int(n) for i in instructions for n in _NUMBER.findall(i.text)]
-        return max(numbers, default=1)
-
-
-def _parameter_number(text: str) -> int:
-    return int(text.partition("parameter(")[2].partition(")")[0])
-
-
-def _part_of_operand(
-    user: _Instruction, operand: str, inside: dict[str, _Instruction]
-) -> int | None:
-    """Bytes that a slice takes of an operand; None where the whole is used."""
-    if user.opcode in _SLICES:
-        return _bytes(user.type, anywhere=True) if user.operands[0] == operand else 0
-    if user.opcode == "dynamic-update-slice" and user.operands[0] == operand:
-        return 0  # it is written in place
-    return None
-
-
-def _parse(program: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
-    """Instructions by name, by computation; and the name of the entry."""
-    computations: dict[str, dict[str, _Instruction]] = {}
-    entry = ""
-    for line in program.splitlines():
+def parse_program(text: str) -> Program:
+    """Reads ``compiled.as_text()``."""
+    computations: dict[str, dict[str, Instruction]] = {}
+    tables: dict[str, dict[int, str]] = {}
+    entry, rows = "", {}
+    for line in text.splitlines():
         if header := _COMPUTATION.match(line):
             current = computations.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
@@ -177,8 +97,33 @@ def _parse(program: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
             kind, rest = _split_type(found[3])
             opcode, _, rest = rest.partition("(")
             operands = _OPERAND.findall(rest[: _closing(rest)])
-            current[found[2]] = _Instruction(found[2], kind, opcode.strip(), operands, line)
-    return computations, entry
+            current[found[2]] = Instruction(found[2], kind, opcode.strip(), operands, line)
+        elif table := _TABLE.match(line):
+            rows = tables.setdefault(table[1], {})
+        elif row := _ROW.match(line):
+            rows[int(row[1])] = row[2]
+    return Program(computations, entry, _frames(tables))
+
+
+def _type_bytes(kind: str, anywhere: bool = False) -> int:
+    """The bytes of the arrays of a type that are in main memory, or of all arrays."""
+    total = 0
+    for name, dimensions, layout in _ARRAY.findall(kind):
+        if anywhere or not _OTHER_MEMORY.search(layout):
+            bits = 8 if name == "pred" else int(re.sub(r"^\D*(\d+).*", r"\1", name))
+            total += math.prod(int(side) for side in dimensions.split(",") if side) * bits // 8
+    return total
+
+
+def _frames(tables: dict[str, dict[int, str]]) -> dict[int, tuple[Line, int]]:
+    """A frame is a row of numbers: of its place, and one more than that of its caller's frame."""
+    frames = {}
+    for number, row in tables.get("StackFrames", {}).items():
+        fields = {name: int(value) for name, value in _FIELD.findall(row)}
+        place = dict(_FIELD.findall(tables["FileLocations"][fields["file_location_id"]]))
+        file = tables["FileNames"][int(place["file_name_id"])].strip('"')
+        frames[number] = Line(file, int(place["line"])), fields["parent_frame_id"] - 1
+    return frames
 
 
 def _split_type(text: str) -> tuple[str, str]:
@@ -197,13 +142,3 @@ def _closing(text: str) -> int:
         if depth == 0:
             return position
     return len(text)
-
-
-def _bytes(kind: str, anywhere: bool = False) -> int:
-    """The bytes of the arrays of a type that are in main memory, or of all arrays."""
-    total = 0
-    for name, dimensions, layout in _ARRAY.findall(kind):
-        if anywhere or not _OTHER_MEMORY.search(layout):
-            bits = 8 if name == "pred" else int(re.sub(r"^\D*(\d+).*", r"\1", name))
-            total += math.prod(int(side) for side in dimensions.split(",") if side) * bits // 8
-    return total

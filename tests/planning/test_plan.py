@@ -7,8 +7,11 @@ import pytest
 from deblur_jax.config import ConfigError
 from deblur_jax.data.config import DataConfig
 from deblur_jax.models import initialize, model_config
+from deblur_jax.planning import chips
 from deblur_jax.planning import plan as planning
-from deblur_jax.planning.program_text import collectives_in
+from deblur_jax.planning.estimate import estimate_time
+from deblur_jax.planning.program_text import parse_program
+from deblur_jax.planning.traffic import collectives_in
 from deblur_jax.runtime.devices import data_mesh
 from deblur_jax.training.config import Config
 from deblur_jax.training.losses import LossConfig, make_loss
@@ -87,12 +90,12 @@ def test_the_only_collective_on_tpus_is_one_all_reduce_outside_of_loops(planned_
     model = model_config("mimo_unet_plus", num_res_blocks=2)
     step, arguments = planned_step(Config(model=model))
     program = step.lower(*arguments).compile().as_text()
-    found = collectives_in(program)
+    found = collectives_in(parse_program(program))
     assert set(found) == {"all-reduce"}
     assert found["all-reduce"]["count"] == 1
     assert " conditional(" not in program, "a choice between backends was left open"
     entry = program[program.index("\nENTRY ") :]
-    assert collectives_in(entry) == found
+    assert collectives_in(parse_program(entry)) == found
 
 
 @pytest.mark.slow
@@ -105,10 +108,11 @@ def test_mimo_unet_plus_fits_four_patches_a_chip():
 
 
 @pytest.mark.slow
-def test_the_train_step_of_a_config_is_planned():
+def test_the_train_step_of_a_config_is_planned(tmp_path):
     topology_mesh("v5e:2x2")
     words = ("plan", "--config", TINY, "--topology", "v5e:2x2", "--per_device_batch", 2)
-    result = run_command(*words, "--json")
+    hlo = tmp_path / "new" / "step.hlo"
+    result = run_command(*words, "--json", "--top", 3, "--hlo", hlo)
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["fits"]
@@ -119,6 +123,17 @@ def test_the_train_step_of_a_config_is_planned():
     assert 4 * 6001 <= plan["collectives"]["all-reduce"]["bytes"] < 2 * 4 * 6001
     assert plan["step_seconds_bound"] > 0
     assert plan["days_bound"] == pytest.approx(plan["step_seconds_bound"] * 60 / 86_400)
+    assert plan["estimated_seconds"] > plan["step_seconds_bound"]
+    assert plan["estimated_days"] == pytest.approx(plan["estimated_seconds"] * 60 / 86_400)
+    assert plan["estimated_images_per_second"] == pytest.approx(8 / plan["estimated_seconds"])
+    assert 0 < plan["estimated_peak_share"] < 1
+    assert plan["compile_seconds"] > 0
+    assert plan["not_counted"]["all-reduces"] == 1
+    assert len(plan["costs"]) == 3
+    assert "deblur_jax/" in plan["costs"][0]["place"]
+    assert "program" not in plan
+    estimate = estimate_time(parse_program(hlo.read_text()), chips.CHIPS["v5e"])
+    assert estimate.seconds == pytest.approx(plan["estimated_seconds"])
 
 
 def test_no_step_is_faster_than_its_products():
@@ -153,14 +168,17 @@ def test_inference_is_planned_for_one_image_per_chip():
     assert (plan.used_devices, plan.batch_size) == (1, 1)
     assert plan.days_bound is None
     assert plan.collectives == {}
+    # The recurrence's kernels, in both directions over rows and columns.
+    assert 0 < plan.estimated_kernel_seconds < plan.estimated_seconds
+    assert plan.estimated_days is None
 
 
 @pytest.mark.parametrize(("rows", "used"), [(4, 4), (20, 4), (7, 1), (16, 16), (32, 16)])
 def test_a_batch_uses_a_whole_slice(rows, used):
     """20 rows would divide over 10 of 16 chips, but these are no slice."""
     topology_mesh("v5e:2x2")
-    devices = planning._topology_devices("v5e:4x4")
-    assert len(planning._usable_devices("v5e:4x4", devices, rows)) == used
+    devices = chips.topology_devices("v5e:4x4")
+    assert len(chips.usable_devices("v5e:4x4", devices, rows)) == used
 
 
 @pytest.mark.parametrize(
@@ -199,6 +217,11 @@ def test_a_program_that_does_not_fit_says_what_it_needs(message, needed_gib):
             ("--config", TINY, "--topology", "v5e:2x2", "--what", "inference", "--size", "big"),
             "--size big: expected width x height",
         ),
+        (
+            ("--config", TINY, "--topology", "v5e:2x2", "--hlo", ROOT),
+            f"--hlo {ROOT}: this is a folder; name a file",
+        ),
+        (("--config", TINY, "--topology", "v5e:2x2", "--top", -1), "--top -1: expected a number"),
     ],
 )
 def test_a_wrong_plan_gets_one_line(arguments, message):

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from deblur_jax.models import ComputeConfig, build_model, model_config
-from deblur_jax.planning.program_text import collectives_in
+from deblur_jax.planning.program_text import parse_program
+from deblur_jax.planning.traffic import collectives_in
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from deblur_jax.training.losses import mimo_unet_loss, squared_error
 from deblur_jax.training.step import init_state, make_local_step, make_train_step
@@ -184,10 +185,10 @@ def test_the_only_collective_is_one_all_reduce_outside_of_loops(name):
     batch = jax.device_put(random_batch(0), batch_sharding(mesh))
     program = step.lower(init_state(tiny_network(name)[1], OPTIMIZER), batch).compile().as_text()
     assert mesh.size == 8
-    found = collectives_in(program)
+    found = collectives_in(parse_program(program))
     assert set(found) == {"all-reduce"}
     assert found["all-reduce"]["count"] == 1
-    assert collectives_in(program[program.index("\nENTRY ") :]) == found
+    assert collectives_in(parse_program(program[program.index("\nENTRY ") :])) == found
 
 
 def run_with(**options):

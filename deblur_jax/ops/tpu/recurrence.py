@@ -47,7 +47,7 @@ def _forward(
     for axis, first, reverses in neighbours_over_one_axis(directions):
         of_group = _slots(gates, inputs, first, len(reverses))
         x, g = _lines(inputs, inputs, axis), _lines(of_group, inputs, axis)
-        (states,) = _call(_forward_kernel, [x, g], [inputs.dtype], reverses, interpret)
+        (states,) = _call(_forward_kernel, 3, [x, g], [inputs.dtype], reverses, interpret)
         groups.append(_pixels(states, axis))
     return jnp.concatenate(groups, axis=-1)
 
@@ -72,6 +72,7 @@ def _backward(
         against = tuple(not reverse for reverse in reverses)
         d_x, d_g = _call(
             _backward_kernel,
+            6,
             [x, g, h, dy],
             [jnp.float32, gates.dtype],
             against,
@@ -103,6 +104,7 @@ def _pixels(lines: jax.Array, axis: int) -> jax.Array:
 
 def _call(
     kernel: Callable,
+    operations: int,
     arrays: list[jax.Array],
     dtypes: Sequence[Any],
     reverses: tuple[bool, ...],
@@ -111,7 +113,8 @@ def _call(
 ) -> list[jax.Array]:
     """Runs a kernel over all chunks, each direction in its order.
 
-    If ``following``, an array, is given, the kernel's last input is its line after the chunk.
+    The kernel has ``operations`` arithmetic operations for each value of a state. If ``following``,
+    an array, is given, its last input is the array's line after the chunk.
     """
     inputs, gates = arrays[:2]
     b, steps, _, c, n = inputs.shape
@@ -140,16 +143,24 @@ def _call(
         arrays = [*arrays, following]
         specs.append(pl.BlockSpec((None, None, None, c, width), next_line))
 
+    results = [jax.ShapeDtypeStruct(gates.shape, dtype) for dtype in dtypes]
+    cost = pl.CostEstimate(
+        flops=operations * gates.size,
+        transcendentals=0,
+        bytes_accessed=sum(a.nbytes for a in arrays)
+        + sum(gates.size * result.dtype.itemsize for result in results),
+    )
     return pl.pallas_call(
         functools.partial(kernel, chunk=chunk, steps=steps, reverses=reverses),
         grid=(b, len(reverses), math.ceil(n / width), chunks),
         in_specs=specs,
         out_specs=[pl.BlockSpec(block, of_direction)] * len(dtypes),
-        out_shape=[jax.ShapeDtypeStruct(gates.shape, dtype) for dtype in dtypes],
+        out_shape=results,
         scratch_shapes=[pltpu.VMEM((c, width), jnp.float32)],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
         ),
+        cost_estimate=cost,
         interpret=interpret,
     )(*arrays)
 

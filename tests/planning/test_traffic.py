@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deblur_jax.planning.program_text import bytes_moved, collectives_in
+from deblur_jax.planning.program_text import parse_program
+from deblur_jax.planning.traffic import bytes_moved, collectives_in
 from tests.tpu import topology_mesh
 
 
@@ -18,14 +19,14 @@ ENTRY %main (x: f32[8,128], y: f32[4], z: bf16[2,3], w: s32[4]) -> f32[8,128] {
   ROOT %d = f32[8,128]{1,0} add(%a, %a)
 }
 """
-    assert collectives_in(program) == {
+    assert collectives_in(parse_program(program)) == {
         "all-gather": {"count": 1, "bytes": 64},
         "all-reduce": {"count": 2, "bytes": 4096 + 16 + 12},
     }
 
 
 def program_of(function, *arguments):
-    return jax.jit(function).lower(*arguments).compile().as_text()
+    return parse_program(jax.jit(function).lower(*arguments).compile().as_text())
 
 
 def test_an_addition_moves_three_arrays():
@@ -59,7 +60,7 @@ ENTRY %main (x: f32[1000,128]) -> f32[8,128] {
   ROOT %n = f32[8,128]{1,0} negate(%d)
 }
 """
-    assert bytes_moved(program) == 2 * 8 * 128 * 4
+    assert bytes_moved(parse_program(program)) == 2 * 8 * 128 * 4
 
 
 def test_both_branches_of_a_conditional_are_read():
@@ -85,7 +86,7 @@ ENTRY %main (p: pred[], x: f32[8]) -> f32[8] {
         "true_computation=%one, false_computation=%two",
         "branch_computations={%one, %two}",
     ):
-        assert bytes_moved(program.replace("FORM", form)) == 4 * 8 * 4
+        assert bytes_moved(parse_program(program.replace("FORM", form))) == 4 * 8 * 4
 
 
 def test_what_stays_on_a_tpus_chip_is_not_charged():
