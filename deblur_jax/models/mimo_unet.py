@@ -152,6 +152,7 @@ class _ResBlockStack(nnx.Module):
             return ResBlock(channels, rngs=rngs, compute=compute)
 
         self.blocks = make_blocks(rngs)
+        self.ops = compute.ops
         self.unroll = compute.unroll
         self.remat = compute.remat
 
@@ -164,7 +165,9 @@ class _ResBlockStack(nnx.Module):
 
         if self.remat == "blocks":
             apply_block = jax.checkpoint(apply_block, prevent_cse=self.unroll != 1)
-        return jax.lax.scan(apply_block, x, stacked_params, unroll=self.unroll)[0]
+        x = self.ops.enter_stack(x)
+        x, _ = jax.lax.scan(apply_block, x, stacked_params, unroll=self.unroll)
+        return self.ops.leave_stack(x)
 
 
 class EncoderBlock(_ResBlockStack):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deblur_jax.ops.operations import Operations
+from deblur_jax.ops.operations import PLAIN, Operations
 
 _WRITE_BEYOND = (
     "convolution",
@@ -55,6 +55,9 @@ def masked(operations: Operations, mask: jax.Array) -> Operations:
     return dataclasses.replace(
         operations,
         name=f"{operations.name}, masked",
+        # The mask is for NHWC arrays, so a stack keeps them too.
+        enter_stack=PLAIN.enter_stack,
+        leave_stack=PLAIN.leave_stack,
         upsample_half_pixel_bilinear=upsample_half_pixel_bilinear,
         **replaced,
     )

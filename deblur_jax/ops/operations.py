@@ -51,9 +51,14 @@ class Operations:
 
     Attributes:
         name: of the backend.
-        maps_are_nhwc: whether a feature map is the NHWC array itself, so that it may be indexed.
+        maps_are_nhwc: whether a feature map outside of a stack is the NHWC array itself, so that it
+            may be indexed.
         enter: images or other NHWC arrays (b, h, w, c) to a feature map.
         leave: a feature map to an NHWC array.
+        enter_stack: a feature map to the form in which this backend keeps it within a stack of 3x3
+            convolutions of stride 1 and of one number of channels. There it is added, rectified
+            and convolved, an even number of times, and nothing else.
+        leave_stack: back from that form.
         convolution: with bias and stride; see ``ops.convolution.convolution``.
         convolve_same_each: of one map with several kernels, without bias.
         concat_conv_1x1: of maps at several scales; see ``ops.convolution.concat_conv_1x1``.
@@ -76,6 +81,8 @@ class Operations:
     maps_are_nhwc: bool = True
     enter: Callable[[jax.Array], Features] = _identity
     leave: Callable[[Features], jax.Array] = _identity
+    enter_stack: Callable[[Features], Features] = _identity
+    leave_stack: Callable[[Features], Features] = _identity
     convolution: Callable[..., Features] = convolutions.convolution
     convolve_same_each: Callable[..., tuple[Features, ...]] = convolutions.convolve_same_each
     concat_conv_1x1: Callable[..., Features] = convolutions.concat_conv_1x1

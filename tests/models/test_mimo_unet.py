@@ -25,7 +25,9 @@ def tiny(config=TINY_CONFIG, **compute):
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("backend", ["auto", "plain"])
+@pytest.mark.parametrize(
+    "backend", ["auto", "plain", pytest.param("tpu_interpreted", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", golden.MODELS)
 def test_outputs_equal_the_official_codes_at_all_scales(name, backend):
     graphdef, params = golden.network(name, backend)
