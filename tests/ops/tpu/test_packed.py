@@ -115,13 +115,10 @@ def test_a_stack_refuses_what_it_does_not_hold():
         TPU.convolution(packed, jnp.zeros((1, 1, 32, 32)), jnp.zeros(32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "dtype"),
-    [
-        ((36, 20), "float32"),
-        pytest.param((32, 48), "float32", marks=pytest.mark.slow),
-        pytest.param((32, 48), "bfloat16", marks=pytest.mark.slow),
-    ],
+    [((36, 20), "float32"), ((32, 48), "float32"), ((32, 48), "bfloat16")],
 )
 def test_the_network_computes_what_the_plain_one_does(size, dtype):
     """Of channels that are packed by 4, by 2, and not at all; with gradients of a smooth loss.
