@@ -104,24 +104,36 @@ def estimate_time(program: Program, chip: Chip) -> Estimate | None:
 def _runs(
     program: Program, computation: str, times: int
 ) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
-    """Each instruction that runs, with those around it and how often it runs."""
+    """Each instruction that runs, with those around it and how often it runs.
+
+    Of a conditional the costliest branch runs.
+    """
     around = program.computations[computation]
     for instruction in around.values():
-        called = instruction.called
         if instruction.opcode == "while":
-            yield from _runs(program, called["body"], times * program.iterations(instruction))
+            body = instruction.called["body"]
+            yield from _runs(program, body, times * program.iterations(instruction))
         elif instruction.opcode in ("call", "async-start"):
-            yield from _runs(program, called.get("to_apply") or called["calls"], times)
+            yield from _runs(program, instruction.computation, times)
         elif instruction.opcode == "conditional":
-            yield from _runs(program, instruction.branches[0], times)
+            costliest = max(instruction.branches, key=lambda name: _cycles(program, name))
+            yield from _runs(program, costliest, times)
         else:
             yield instruction, around, times
 
 
+def _cycles(program: Program, computation: str) -> int:
+    runs = _runs(program, computation, 1)
+    return sum(times * int(n) for i, _, times in runs for n in _CYCLES.findall(i.text))
+
+
 def _kernel_seconds(kernel: Instruction, around: dict[str, Instruction], chip: Chip) -> float:
+    """By what it says of itself; what lies on the chip already is not moved from main memory."""
     moved = kernel.bytes() + sum(around[name].bytes() for name in kernel.operands)
     found = _KERNEL_COST.search(kernel.text)
-    operations = int(json.loads(found[1]).get("flops", 0)) if found else 0
+    cost = json.loads(found[1]) if found else {}
+    moved = min(moved, int(cost.get("bytes_accessed", moved)))
+    operations = int(cost.get("flops", 0))
     return max(moved / chip.bytes_per_second, operations / chip.vector_operations)
 
 

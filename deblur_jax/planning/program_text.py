@@ -36,6 +36,11 @@ class Instruction(NamedTuple):
         return dict(_CALLED.findall(self.text))
 
     @property
+    def computation(self) -> str:
+        """The one that a call, a fusion or an asynchronous start runs."""
+        return self.called.get("to_apply") or self.called["calls"]
+
+    @property
     def branches(self) -> list[str]:
         """The computations of a conditional."""
         return _OPERAND.findall(str(_BRANCHES.findall(self.text)))

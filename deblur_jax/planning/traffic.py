@@ -76,17 +76,16 @@ class _Traffic:
 
     def of_instruction(self, instruction: Instruction, around: dict[str, Instruction]) -> int:
         opcode = instruction.opcode
-        called = instruction.called
         if opcode in FREE:
             return 0
         if opcode == "while":
-            return self.program.iterations(instruction) * self.of(called["body"])
+            return self.program.iterations(instruction) * self.of(instruction.called["body"])
         if opcode == "conditional":
             return max(self.of(name) for name in instruction.branches)
         if opcode in ("call", "async-start"):
-            return self.of(called.get("to_apply") or called["calls"])
+            return self.of(instruction.computation)
         if opcode == "fusion":
-            return self.of_fusion(instruction, around, self.computations[called["calls"]])
+            return self.of_fusion(instruction, around)
         operands = [around[name].bytes() for name in instruction.operands]
         if opcode == "slice-done":  # only what comes from HBM is copied asynchronously
             return instruction.bytes() + instruction.bytes(anywhere=True)
@@ -99,35 +98,63 @@ class _Traffic:
             return instruction.bytes()
         return sum(operands) + instruction.bytes()
 
-    def of_fusion(
-        self, fusion: Instruction, around: dict[str, Instruction], inside: dict[str, Instruction]
-    ) -> int:
+    def of_fusion(self, fusion: Instruction, around: dict[str, Instruction]) -> int:
         """What of each operand is read, and what of the result is written."""
-        parameters = {
-            _parameter_number(i.text): i.name for i in inside.values() if i.opcode == "parameter"
-        }
+        inside, results = _flat(self.program, fusion.computation, fusion.operands)
         total = 0
-        for position, name in enumerate(fusion.operands):
+        for name in dict.fromkeys(fusion.operands):
             # The operand's place in memory is in the type that it has outside.
             size = around[name].bytes()
-            users = [i for i in inside.values() if parameters[position] in i.operands]
-            parts = [_part_of_operand(i, parameters[position], inside) for i in users]
-            total += size if None in parts else min(size, sum(part or 0 for part in parts))
-        root = next(i for i in inside.values() if i.text.lstrip().startswith("ROOT "))
-        written = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+            users = [user for user in inside.values() if name in user.operands]
+            parts = [_part_of_operand(user, name) for user in users]
+            whole = None in parts or name in results
+            total += size if whole else min(size, sum(part or 0 for part in parts))
+        written = [inside[name] for name in results if name in inside]
         if any(i.opcode == "dynamic-update-slice" for i in written):
             return total + sum(
-                inside[i.operands[1]].bytes() if i.opcode == "dynamic-update-slice" else i.bytes()
+                inside[i.operands[1]].bytes()
+                if i.opcode == "dynamic-update-slice" and i.operands[1] in inside
+                else i.bytes()
                 for i in written
             )
         return total + fusion.bytes()
+
+
+def _flat(
+    program: Program, computation: str, operands: list[str]
+) -> tuple[dict[str, Instruction], list[str]]:
+    """A fused computation with the fusions inside it spelt out, and the names of its results.
+
+    Its parameters go by the names of the operands, and what only changes a layout by the name of
+    what it changes: the slice of a copy reads no more than the slice.
+    """
+    same: dict[str, str] = {}
+    flat: dict[str, Instruction] = {}
+    results: list[str] = []
+    for i in program.computations[computation].values():
+        named = i._replace(operands=[same.get(name, name) for name in i.operands])
+        if i.opcode == "parameter":
+            same[i.name] = operands[_parameter_number(i.text)]
+        elif i.opcode in ("bitcast", "copy"):
+            same[i.name] = named.operands[0]
+        elif i.opcode == "fusion":
+            nested, of_nested = _flat(program, i.computation, named.operands)
+            flat |= nested
+            if len(of_nested) == 1:
+                same[i.name] = of_nested[0]
+        else:
+            flat[i.name] = named
+        if i.text.lstrip().startswith("ROOT "):
+            last = named.operands if i.opcode == "tuple" else [same.get(i.name, i.name)]
+            results = [same.get(name, name) for name in last]
+    return flat, results
 
 
 def _parameter_number(text: str) -> int:
     return int(text.partition("parameter(")[2].partition(")")[0])
 
 
-def _part_of_operand(user: Instruction, operand: str, inside: dict[str, Instruction]) -> int | None:
+def _part_of_operand(user: Instruction, operand: str) -> int | None:
     """Bytes that a slice takes of an operand; None where the whole is used."""
     if user.opcode in _SLICES:
         return user.bytes(anywhere=True) if user.operands[0] == operand else 0

@@ -63,6 +63,51 @@ ENTRY %main (x: f32[1000,128]) -> f32[8,128] {
     assert bytes_moved(parse_program(program)) == 2 * 8 * 128 * 4
 
 
+def test_a_slice_within_a_fusion_of_a_fusion_is_charged_for_what_it_takes():
+    """As XLA fuses a loop's convolution with the slice of what the loop before it kept."""
+    program = """
+%relaid (r: f32[1000,128]) -> f32[1000,128] {
+  %r = f32[1000,128]{1,0} parameter(0)
+  ROOT %c = f32[1000,128]{0,1} copy(%r)
+}
+
+%sliced (a: f32[1000,128]) -> f32[8,128] {
+  %a = f32[1000,128]{1,0} parameter(0)
+  %l = f32[1000,128]{0,1} fusion(%a), kind=kLoop, calls=%relaid
+  ROOT %s = f32[8,128]{1,0} slice(%l), slice={[0:8], [0:128]}
+}
+
+%fused (p: f32[1000,128], q: f32[8,128]) -> f32[8,128] {
+  %p = f32[1000,128]{1,0} parameter(0)
+  %q = f32[8,128]{1,0} parameter(1)
+  %t = f32[8,128]{1,0} fusion(%p), kind=kLoop, calls=%sliced
+  ROOT %m = f32[8,128]{1,0} multiply(%t, %q)
+}
+
+ENTRY %main (x: f32[1000,128], y: f32[8,128]) -> f32[8,128] {
+  %x = f32[1000,128]{1,0} parameter(0)
+  %y = f32[8,128]{1,0} parameter(1)
+  ROOT %f = f32[8,128]{1,0} fusion(%x, %y), kind=kOutput, calls=%fused
+}
+"""
+    assert bytes_moved(parse_program(program)) == 3 * 8 * 128 * 4
+
+
+def test_a_fusion_that_only_copies_moves_all():
+    program = """
+%relaid (r: f32[1000,128]) -> f32[1000,128] {
+  %r = f32[1000,128]{1,0} parameter(0)
+  ROOT %c = f32[1000,128]{0,1} copy(%r)
+}
+
+ENTRY %main (x: f32[1000,128]) -> f32[1000,128] {
+  %x = f32[1000,128]{1,0} parameter(0)
+  ROOT %f = f32[1000,128]{0,1} fusion(%x), kind=kLoop, calls=%relaid
+}
+"""
+    assert bytes_moved(parse_program(program)) == 2 * 1000 * 128 * 4
+
+
 def test_both_branches_of_a_conditional_are_read():
     program = """
 %one (a: f32[8]) -> f32[8] {

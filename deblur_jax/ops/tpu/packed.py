@@ -69,7 +69,7 @@ class Packed:
 
 
 def pack(features: jax.Array) -> Packed:
-    """(b, h, w, c) in the form for its size."""
+    """(b, h, w, c) on the plain grid, in the form for its size."""
     b, h, w, c = features.shape
     columns, strips = _columns(c), _strips(b, h)
     rows, positions = math.ceil(h / strips), math.ceil(w / columns)
@@ -104,6 +104,9 @@ def convolve_3x3(
         kernel: (3, 3, i, o).
         bias: (o,).
         precision: of products.
+
+    Returns:
+        A map of o channels, of the same height, width, columns and strips.
     """
     p = packed.columns
     shifted = p > 1 and not packed.shifted

@@ -47,7 +47,7 @@ def _forward(
     for axis, first, reverses in neighbours_over_one_axis(directions):
         of_group = _slots(gates, inputs, first, len(reverses))
         x, g = _lines(inputs, inputs, axis), _lines(of_group, inputs, axis)
-        (states,) = _call(_forward_kernel, 3, [x, g], [inputs.dtype], reverses, interpret)
+        (states,) = _call(_forward_kernel, [x, g], [inputs.dtype], reverses, 3, interpret)
         groups.append(_pixels(states, axis))
     return jnp.concatenate(groups, axis=-1)
 
@@ -72,10 +72,10 @@ def _backward(
         against = tuple(not reverse for reverse in reverses)
         d_x, d_g = _call(
             _backward_kernel,
-            6,
             [x, g, h, dy],
             [jnp.float32, gates.dtype],
             against,
+            6,
             interpret,
             following=h,
         )
@@ -104,17 +104,17 @@ def _pixels(lines: jax.Array, axis: int) -> jax.Array:
 
 def _call(
     kernel: Callable,
-    operations: int,
     arrays: list[jax.Array],
     dtypes: Sequence[Any],
     reverses: tuple[bool, ...],
+    operations: int,
     interpret: bool,
     following: jax.Array | None = None,
 ) -> list[jax.Array]:
     """Runs a kernel over all chunks, each direction in its order.
 
-    The kernel has ``operations`` arithmetic operations for each value of a state. If ``following``,
-    an array, is given, its last input is the array's line after the chunk.
+    The kernel takes ``operations`` additions and multiplications for each value of a state. If
+    ``following``, an array, is given, its last input is the array's line after the chunk.
     """
     inputs, gates = arrays[:2]
     b, steps, _, c, n = inputs.shape
@@ -136,6 +136,13 @@ def _call(
         after = jnp.where(_is_reverse(reverses, d), first - 1, first + chunk)
         return b, jnp.clip(after, 0, steps - 1), d, 0, n
 
+    results = [jax.ShapeDtypeStruct(gates.shape, dtype) for dtype in dtypes]
+    cost = pl.CostEstimate(  # without the line after each chunk
+        flops=operations * gates.size,
+        transcendentals=0,
+        bytes_accessed=sum(array.nbytes for array in arrays)
+        + sum(gates.size * result.dtype.itemsize for result in results),
+    )
     block = (None, chunk, None, c, width)
     specs = [pl.BlockSpec(block, of_inputs)]
     specs += [pl.BlockSpec(block, of_direction)] * (len(arrays) - 1)
@@ -143,13 +150,6 @@ def _call(
         arrays = [*arrays, following]
         specs.append(pl.BlockSpec((None, None, None, c, width), next_line))
 
-    results = [jax.ShapeDtypeStruct(gates.shape, dtype) for dtype in dtypes]
-    cost = pl.CostEstimate(
-        flops=operations * gates.size,
-        transcendentals=0,
-        bytes_accessed=sum(a.nbytes for a in arrays)
-        + sum(gates.size * result.dtype.itemsize for result in results),
-    )
     return pl.pallas_call(
         functools.partial(kernel, chunk=chunk, steps=steps, reverses=reverses),
         grid=(b, len(reverses), math.ceil(n / width), chunks),

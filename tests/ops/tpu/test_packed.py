@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from deblur_jax.models import ComputeConfig, MIMOUNetConfig, build_model
 from deblur_jax.ops.convolution import convolution
+from deblur_jax.ops.operations import PLAIN
 from deblur_jax.ops.tpu import TPU
 from deblur_jax.ops.tpu.packed import Packed, convolve_3x3, pack, unpack
 
@@ -30,9 +31,7 @@ def block(ops, x, weights):
 
 
 def plain_block(x, weights):
-    kernel_in, bias_in, kernel_out, bias_out = weights
-    inner = jax.nn.relu(convolution(x, kernel_in, bias_in, precision="highest"))
-    return x + convolution(inner, kernel_out, bias_out, precision="highest")
+    return block(PLAIN, x, weights)
 
 
 def packed_block(x, weights):
