@@ -153,6 +153,7 @@ def test_readers_take_no_lock(tiny_weights, make_pairs, tmp_path):
         assert run_command("evaluate", *words).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm here")
 def test_an_error_with_input_workers_leaves_no_word_and_no_memory(make_pairs, tmp_path):
     root = make_pairs({f"a_{i}": (24, 24) for i in range(4)})

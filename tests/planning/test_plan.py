@@ -49,7 +49,9 @@ def choices_in(program):
 @pytest.mark.parametrize(
     "model",
     [
-        model_config("mimo_unet", base_channels=8, num_res_blocks=3),
+        pytest.param(
+            model_config("mimo_unet", base_channels=8, num_res_blocks=3), marks=pytest.mark.slow
+        ),
         model_config("svrnn", rnn_channels=8, guidance_channels=8),
     ],
     ids=["mimo_unet", "svrnn"],

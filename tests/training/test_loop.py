@@ -64,6 +64,7 @@ def test_training_lowers_the_loss(tiny_config, workdir):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_svrnn_trains_with_its_own_recipe(tiny_config, workdir):
     model = model_config("svrnn", rnn_channels=4, guidance_channels=4)
     optimizer = OptimizerConfig(
@@ -123,6 +124,7 @@ def test_init_from_vgg16_fills_the_encoder_alone(tiny_config, workdir, tmp_path)
     np.testing.assert_allclose(flat(started), flat(expected), atol=2e-30)
 
 
+@pytest.mark.slow
 def test_init_from_another_network_is_refused(tiny_config, workdir, tiny_weights):
     tiny_config = changed(tiny_config, init_from=str(tiny_weights))
     tiny_config = changed(tiny_config, model__base_channels=4)
