@@ -11,8 +11,10 @@ from etils import epath
 
 from deblur_jax.commands.config_file import load_config
 from deblur_jax.config import ConfigError
+from deblur_jax.errors import UsageError
 from deblur_jax.planning.plan import Plan, plan_inference, plan_training
 from deblur_jax.runtime.devices import require_devices
+from deblur_jax.runtime.files import check_output_folder, write_whole
 
 _GIB = 2**30
 
@@ -37,12 +39,16 @@ def run(args: argparse.Namespace) -> None:
     """Plans, and prints the plan.
 
     Raises:
-        ConfigError: if the config can't be read, the topology is unknown, or a file can't be
-            written.
+        ConfigError: if the config can't be read, or the topology is unknown.
+        UsageError: for wrong arguments.
+        FolderError, FileError: if the program's text can't be written.
     """
     if args.top < 0:
-        raise ConfigError(f"--top {args.top}: expected a number from 0 on")
-    hlo = None if args.hlo is None else _text_file(args.hlo)
+        raise UsageError(f"--top {args.top}: expected a number from 0 on")
+    if args.hlo is not None:
+        if epath.Path(args.hlo).is_dir():
+            raise UsageError(f"--hlo {args.hlo}: this is a folder; name a file")
+        check_output_folder(epath.Path(args.hlo).parent)
     config = load_config(args.config)
     require_devices()
     if args.per_device_batch is not None:
@@ -56,21 +62,12 @@ def run(args: argparse.Namespace) -> None:
         plan = plan_training(config, args.topology)
     else:
         plan = plan_inference(config, args.topology, _size(args.size))
-    if hlo is not None and plan.program is not None:
-        hlo.write_text(plan.program)
-    elif hlo is not None:
-        print(f"--hlo {hlo}: not written, the program does not fit", file=sys.stderr)
+    if args.hlo is not None and plan.program is not None:
+        write_whole(args.hlo, plan.program)
+    elif args.hlo is not None:
+        print(f"--hlo {args.hlo}: not written, the program does not fit", file=sys.stderr)
     plan = dataclasses.replace(plan, costs=plan.costs[: args.top])
     print(json.dumps(plan.to_dict(), indent=2) if args.json else _table(plan))
-
-
-def _text_file(name: str) -> epath.Path:
-    """The file, which can be written: known before the minutes that a compilation takes."""
-    file = epath.Path(name)
-    if file.is_dir():
-        raise ConfigError(f"--hlo {name}: this is a folder; name a file")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
 
 
 def _size(text: str) -> tuple[int, int]:

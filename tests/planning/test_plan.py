@@ -222,6 +222,10 @@ def test_a_program_that_does_not_fit_says_what_it_needs(message, needed_gib):
             ("--config", TINY, "--topology", "v5e:2x2", "--hlo", ROOT),
             f"--hlo {ROOT}: this is a folder; name a file",
         ),
+        (
+            ("--config", TINY, "--topology", "v5e:2x2", "--hlo", TINY / "a" / "step.hlo"),
+            "can't be made a folder",
+        ),
         (("--config", TINY, "--topology", "v5e:2x2", "--top", -1), "--top -1: expected a number"),
     ],
 )
