@@ -25,7 +25,7 @@ import jax
 from etils import epath
 
 from deblur_jax.errors import UserError
-from deblur_jax.runtime.files import FolderError, PathLike, make_folder
+from deblur_jax.runtime.files import FolderError, PathLike, make_folder, whole_file
 from deblur_jax.runtime.processes import broadcast_text, wait_for_all
 from deblur_jax.runtime.signals import removed_if_stopped
 
@@ -224,7 +224,9 @@ def _refusal(folder: epath.Path, holder: _Holder | None) -> LockedError:
 
 
 def _write(file: epath.Path, holder: _Holder, renewals: int) -> None:
-    file.write_text(json.dumps({**dataclasses.asdict(holder), "renewals": renewals}))
+    # Whole, since another run that reads half a lease would take the folder over.
+    with whole_file(file) as stream:
+        stream.write(json.dumps({**dataclasses.asdict(holder), "renewals": renewals}).encode())
 
 
 def _text(file: epath.Path) -> str:
