@@ -55,7 +55,9 @@ def masked(operations: Operations, mask: jax.Array) -> Operations:
     return dataclasses.replace(
         operations,
         name=f"{operations.name}, masked",
-        # The mask is for NHWC arrays, so a stack keeps them too.
+        # The mask is for NHWC arrays, so maps remain such.
+        enter=PLAIN.enter,
+        leave=PLAIN.leave,
         enter_stack=PLAIN.enter_stack,
         leave_stack=PLAIN.leave_stack,
         upsample_half_pixel_bilinear=upsample_half_pixel_bilinear,

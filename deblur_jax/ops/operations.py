@@ -23,6 +23,11 @@ def _identity(array: jax.Array) -> jax.Array:
     return array
 
 
+def _enter(images: jax.Array, *, channels: int | None = None, halvings: int = 0) -> jax.Array:
+    del channels, halvings  # of use to backends that pack
+    return images
+
+
 def _add(a: jax.Array, b: jax.Array) -> jax.Array:
     return a + b
 
@@ -40,9 +45,13 @@ def _limit(features: jax.Array, limit: float) -> jax.Array:
 
 
 def _channel_dropout(features: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
-    channels = features.shape[-1]
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (channels,)))(keys)
-    return jnp.where(keep[:, None, None, :], features / (1.0 - rate), 0.0).astype(features.dtype)
+    kept = kept_channels(rate, keys, features.shape[-1])
+    return jnp.where(kept[:, None, None], features / (1.0 - rate), 0.0).astype(features.dtype)
+
+
+def kept_channels(rate: float, keys: jax.Array, channels: int) -> jax.Array:
+    """Which channels dropout keeps: (b,) random keys to (b, channels) of booleans."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (channels,)))(keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +60,16 @@ class Operations:
 
     Attributes:
         name: of the backend.
-        maps_are_nhwc: whether a feature map outside of a stack is the NHWC array itself, so that it
-            may be indexed.
-        enter: images or other NHWC arrays (b, h, w, c) to a feature map.
+        maps_are_nhwc: whether what ``enter`` makes of an array alone is the array itself, so that
+            it may be indexed.
+        enter: ``(images, *, channels=None, halvings=0)``: images or other NHWC arrays (b, h, w, c)
+            to a feature map. A network that halves maps as it doubles their channels says for
+            images of each size how many channels its maps of that size have, and how often it
+            halves them; the backend may then keep all of them in a form of its own.
         leave: a feature map to an NHWC array.
         enter_stack: a feature map to the form in which this backend keeps it within a stack of 3x3
-            convolutions of stride 1 and of one number of channels. There it is added, rectified
-            and convolved, an even number of times, and nothing else.
+            convolutions of stride 1. There it is added, rectified and convolved, an even number of
+            times, and nothing else.
         leave_stack: back from that form.
         convolution: with bias and stride; see ``ops.convolution.convolution``.
         convolve_same_each: of one map with several kernels, without bias.
@@ -79,7 +91,7 @@ class Operations:
 
     name: str = "plain"
     maps_are_nhwc: bool = True
-    enter: Callable[[jax.Array], Features] = _identity
+    enter: Callable[..., Features] = _enter
     leave: Callable[[Features], jax.Array] = _identity
     enter_stack: Callable[[Features], Features] = _identity
     leave_stack: Callable[[Features], Features] = _identity
