@@ -167,6 +167,7 @@ class _ResBlockStack(nnx.Module):
 
         if self.remat == "blocks":
             apply_block = jax.checkpoint(apply_block, prevent_cse=self.unroll != 1)
+
         def params_of(blocks: int | slice) -> nnx.State:
             return jax.tree.map(lambda params: params[blocks], stacked_params)
 

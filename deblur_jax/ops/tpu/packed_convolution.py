@@ -6,7 +6,6 @@ kernel is that table times the plain kernel, with zeros where two columns are no
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
