@@ -23,6 +23,7 @@ from deblur_jax.inference.strips import StripRestorer
 from deblur_jax.inference.tiles import TileRestorer
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model, restores_images
 from deblur_jax.models.svrnn import SVRNN
+from deblur_jax.ops.operations import Operations
 from deblur_jax.runtime.compilation import Compiled, compiler_options
 from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.load import load_weights
@@ -111,7 +112,7 @@ class Restorer:
         self.device = device or jax.local_devices()[0]
         self.compute = dataclasses.replace(compute or ComputeConfig(), precision=precision)
         self.params = jax.device_put(params, self.device)
-        network = self._abstract(self.compute)
+        network = self._abstract()
         self.pure_fns = self._make_pure_fns(network, ensemble)
         self.restore_fn = self._compiled(self.pure_fn)
         self._framed_fn = self._compiled(self.pure_fns[True]) if True in self.pure_fns else None
@@ -158,8 +159,7 @@ class Restorer:
             (b, h, w, 4).
         """
         functions = {False: make_restore_fn(nnx.graphdef(network))}
-        nhwc = self.compute.resolve(self.device.platform).ops.maps_are_nhwc
-        if nhwc and getattr(network, "computes_by_table", False):
+        if getattr(network, "computes_by_table", False):
             platform = self.device.platform
             functions[True] = make_masked_restore_fn(self.model, self.compute, platform)
         if ensemble is None:
@@ -181,8 +181,9 @@ class Restorer:
         options = compiler_options(platform, deterministic=deterministic)
         return Compiled(function, options, max_programs=_MOST_PROGRAMS)
 
-    def _abstract(self, compute: ComputeConfig) -> Any:
-        return abstract_model(self.model, compute=compute, platform=self.device.platform)
+    def _abstract(self, **options: Any) -> Any:
+        platform = self.device.platform
+        return abstract_model(self.model, compute=self.compute, platform=platform, **options)
 
     def _make_parts(
         self, network: Any, tile: int | None, overlap: int | None, ensemble: str | None
@@ -203,9 +204,8 @@ class Restorer:
             if tile is None:
                 return None
             raise ConfigError(f"{self.model.name}'s strips can't be rotated: no ensemble")
-        if not self.compute.resolve(self.device.platform).ops.maps_are_nhwc:
-            network = self._abstract(dataclasses.replace(self.compute, backend="plain"))
-        return StripRestorer(nnx.graphdef(network), self.device, tile)
+        on_arrays = self._abstract(change_operations=Operations.on_arrays)
+        return StripRestorer(nnx.graphdef(on_arrays), self.device, tile)
 
     def on(self, device: jax.Device) -> Self:
         """The same network and weights on another device; itself, if it is on that device."""

@@ -69,7 +69,7 @@ def make_masked_restore_fn(
 
     Args:
         model: a network that ``computes_by_table``.
-        compute: how, by a backend whose maps are NHWC.
+        compute: how.
         platform: where it will run.
 
     Returns:

@@ -41,7 +41,7 @@ class StripRestorer:
     """Restores one image after the other.
 
     Args:
-        graphdef: of an ``SVRNN``.
+        graphdef: of an ``SVRNN`` whose maps are arrays, by ``Operations.on_arrays``.
         device: where to run.
         rows: height of the strips with their overlaps, in pixels; None for the default.
 
@@ -180,7 +180,7 @@ class StripRestorer:
 
 def _extract(model: SVRNN, window: Any) -> tuple[jax.Array, jax.Array]:
     """The guidance that gates are made of, and what the first stage scans; both at half size."""
-    images = model.enter(window)
+    (images,) = _entered(model, window)
     return model.weights(images), model.features(images)[1]
 
 
@@ -241,7 +241,7 @@ def _reconstruct(model: SVRNN, window: Any, half: jax.Array, scanned: jax.Array)
 
 def _entered(model: SVRNN, *arrays: jax.Array) -> list[jax.Array]:
     """NHWC arrays as feature maps, which are such arrays here, in the dtype of the network."""
-    return [model.enter(array) for array in arrays]
+    return [array.astype(model.compute.dtype) for array in arrays]
 
 
 def _halved(parts: list[Span]) -> list[tuple[int, int]]:

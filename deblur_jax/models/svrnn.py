@@ -254,7 +254,9 @@ def make_gates(
     convs = [stage.conv_gates for stage in stages]
     compute = convs[0].compute
     kernels = [of_directions(conv.kernel).astype(compute.dtype) for conv in convs]
-    linear = compute.ops.convolve_same_each(guidance, kernels, precision=compute.precision)
+    linear = compute.ops.convolve_same_each(
+        guidance, kernels, groups=len(directions), precision=compute.precision
+    )
     return [
         stage.limited(compute.ops.add_bias(own, of_directions(stage.conv_gates.bias)))
         for stage, own in zip(stages, linear, strict=True)
@@ -310,6 +312,7 @@ class SVRNN(nnx.Module):
         conv: dict[str, Any] = {"rngs": rngs, "compute": compute}
         channels, guidance = config.rnn_channels, config.guidance_channels
         self.compute = compute
+        self.rnn_channels, self.guidance_channels = channels, guidance
         self.features = FeatureExtractor(channels, **conv)
         self.weights = WeightGenerator(guidance, config.resize, **conv)
         self.stages = nnx.List(
@@ -337,9 +340,8 @@ class SVRNN(nnx.Module):
         """
         del dropout_keys
         check_images(blurred, self.size_multiple)
-        images = self.enter(blurred)
-        guidance = self.weights(images)
-        full, half = self.features(images)
+        guidance = self.guidance(blurred)
+        full, half = self.features(self.enter(blurred, self.rnn_channels // 2))
         scanned = half
         scan = nnx.remat(_scan_stages) if self.compute.remat == "blocks" else _scan_stages
         for first in range(0, NUM_STAGES, _STAGES_AT_ONCE):
@@ -347,9 +349,14 @@ class SVRNN(nnx.Module):
             scanned = scan(stages, scanned, guidance)
         return (self.leave(self.reconstructor(full, half, scanned)),)
 
-    def enter(self, images: jax.Array) -> Features:
-        """Images (b, h, w, 3) as the feature map that the modules take."""
-        return self.compute.ops.enter(images.astype(self.compute.dtype))
+    def guidance(self, blurred: jax.Array) -> Features:
+        """What gates are made of: (b, h, w, 3) to (b, h/2, w/2, g)."""
+        return self.weights(self.enter(blurred, self.guidance_channels))
+
+    def enter(self, images: jax.Array, channels: int) -> Features:
+        """Images (b, h, w, 3) as a feature map; ``channels`` of those that are made of it first."""
+        images = images.astype(self.compute.dtype)
+        return self.compute.ops.enter(images, channels=channels, halvings=3)
 
     def leave(self, features: Features) -> jax.Array:
         """A feature map as an NHWC array, float32."""
@@ -357,5 +364,5 @@ class SVRNN(nnx.Module):
 
     def gates(self, blurred: jax.Array) -> list[jax.Array]:
         """The gates of every stage, (b, h/2, w/2, 4c) each, as ``make_gates`` has them."""
-        gates = make_gates(self.stages, self.weights(self.enter(blurred)))
+        gates = make_gates(self.stages, self.guidance(blurred))
         return [self.compute.ops.leave(of_stage) for of_stage in gates]

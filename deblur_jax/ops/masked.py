@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deblur_jax.ops.operations import PLAIN, Operations
+from deblur_jax.ops.operations import Operations
 
 _WRITE_BEYOND = (
     "convolution",
@@ -29,7 +29,7 @@ def masked(operations: Operations, mask: jax.Array) -> Operations:
     """A table that keeps feature maps zero beyond an image.
 
     Args:
-        operations: a table whose maps are NHWC arrays.
+        operations: a table.
         mask: (b, H, W, 1), 1 inside the image, 0 elsewhere; the sides of the image, and where it
             begins, are multiples of the network's ``size_multiple``.
 
@@ -53,13 +53,8 @@ def masked(operations: Operations, mask: jax.Array) -> Operations:
         name: kept_inside(getattr(operations, name)) for name in _WRITE_BEYOND
     }
     return dataclasses.replace(
-        operations,
+        operations.on_arrays(),  # as the mask is one
         name=f"{operations.name}, masked",
-        # The mask is for NHWC arrays, so maps remain such.
-        enter=PLAIN.enter,
-        leave=PLAIN.leave,
-        enter_stack=PLAIN.enter_stack,
-        leave_stack=PLAIN.leave_stack,
         upsample_half_pixel_bilinear=upsample_half_pixel_bilinear,
         **replaced,
     )

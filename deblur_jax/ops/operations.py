@@ -2,12 +2,12 @@
 
 Between ``enter`` and ``leave`` feature maps are whatever the backend makes of them. Networks hand
 them on to other operations of the same table and never index or reshape them. In the plain table a
-map is the NHWC array itself.
+map is the NHWC array itself; the operations of every table take such arrays too.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +60,6 @@ class Operations:
 
     Attributes:
         name: of the backend.
-        maps_are_nhwc: whether what ``enter`` makes of an array alone is the array itself, so that
-            it may be indexed.
         enter: ``(images, *, channels=None, halvings=0)``: images or other NHWC arrays (b, h, w, c)
             to a feature map. A network that halves maps as it doubles their channels says for
             images of each size how many channels its maps of that size have, and how often it
@@ -90,7 +88,6 @@ class Operations:
     """
 
     name: str = "plain"
-    maps_are_nhwc: bool = True
     enter: Callable[..., Features] = _enter
     leave: Callable[[Features], jax.Array] = _identity
     enter_stack: Callable[[Features], Features] = _identity
@@ -115,6 +112,16 @@ class Operations:
         resize.upsample_half_pixel_bilinear
     )
     gated_recurrence: Callable[..., Features] = recurrence.gated_recurrence
+
+    def on_arrays(self) -> Self:
+        """The same operations for maps that stay NHWC arrays, which may be indexed."""
+        return dataclasses.replace(
+            self,
+            enter=_enter,
+            leave=_identity,
+            enter_stack=_identity,
+            leave_stack=_identity,
+        )
 
 
 PLAIN = Operations()

@@ -11,11 +11,20 @@ import jax.numpy as jnp
 
 from deblur_jax.ops.operations import PLAIN, Features, kept_channels
 from deblur_jax.ops.pooling import max_pool_2x2_by_windows
-from deblur_jax.ops.tpu.packed import Packed, pack, unpack
+from deblur_jax.ops.tpu.packed import Packed, in_each_column, pack, unpack
 from deblur_jax.ops.tpu.packed_convolution import (
+    add_bias_packed,
     concat_conv_packed,
+    concatenate_packed,
+    convolve_each_packed,
     convolve_packed,
     upsampling_conv_packed,
+)
+from deblur_jax.ops.tpu.packed_recurrence import make_packed_recurrence
+from deblur_jax.ops.tpu.packed_resize import (
+    max_pool_packed,
+    upsample_caffe_bilinear_packed,
+    upsample_half_pixel_bilinear_packed,
 )
 from deblur_jax.ops.tpu.recurrence import make_recurrence
 
@@ -41,7 +50,7 @@ def _leave_stack(features: Features) -> Features:
 
 
 def _either(
-    of_packed: Callable[..., Packed], of_arrays: Callable[..., jax.Array]
+    of_packed: Callable[..., Features], of_arrays: Callable[..., Features]
 ) -> Callable[..., Features]:
     """The one or the other, as the first argument is: a map, or a sequence of maps."""
 
@@ -53,24 +62,29 @@ def _either(
     return operation
 
 
-def _add(a: Features, b: Features) -> Features:
-    return jax.tree.map(jax.lax.add, a, b)
+def _of_values(operation: Callable[..., jax.Array]) -> Callable[..., Features]:
+    """An operation on every value, which leaves zeros as they are."""
 
+    def on_maps(features: Features, *others: Features | float) -> Features:
+        if not isinstance(features, Packed):
+            return operation(features, *others)
+        values = [other.array if isinstance(other, Packed) else other for other in others]
+        return dataclasses.replace(features, array=operation(features.array, *values))
 
-def _multiply(a: Features, b: Features) -> Features:
-    return jax.tree.map(jax.lax.mul, a, b)
-
-
-def _relu(features: Features) -> Features:
-    return jax.tree.map(jax.nn.relu, features)
+    return on_maps
 
 
 def _channel_dropout(packed: Packed, rate: float, keys: jax.Array) -> Packed:
     kept = kept_channels(rate, keys, packed.channels)
     strips = len(packed.array) // len(kept)
-    of_lanes = jnp.tile(jnp.repeat(kept, strips, axis=0), packed.columns)
+    of_lanes = in_each_column(jnp.repeat(kept, strips, axis=0), packed.columns)
     array = jnp.where(of_lanes[:, None, None], packed.array / (1.0 - rate), 0.0)
     return dataclasses.replace(packed, array=array.astype(packed.array.dtype))
+
+
+def _recurrence(*, interpret: bool) -> Callable[..., Features]:
+    of_arrays = make_recurrence(interpret=interpret)
+    return _either(make_packed_recurrence(of_arrays, interpret=interpret), of_arrays)
 
 
 TPU = dataclasses.replace(
@@ -81,16 +95,26 @@ TPU = dataclasses.replace(
     enter_stack=_enter_stack,
     leave_stack=_leave_stack,
     convolution=_either(convolve_packed, PLAIN.convolution),
+    convolve_same_each=_either(convolve_each_packed, PLAIN.convolve_same_each),
     concat_conv_1x1=_either(concat_conv_packed, PLAIN.concat_conv_1x1),
     upsampling_conv_4x4=_either(upsampling_conv_packed, PLAIN.upsampling_conv_4x4),
+    add_bias=_either(add_bias_packed, PLAIN.add_bias),
+    concatenate=_either(concatenate_packed, PLAIN.concatenate),
+    add=_of_values(PLAIN.add),
+    multiply=_of_values(PLAIN.multiply),
+    relu=_of_values(PLAIN.relu),
+    tanh=_of_values(PLAIN.tanh),
+    leaky_relu=_of_values(PLAIN.leaky_relu),
+    limit=_of_values(PLAIN.limit),
     channel_dropout=_either(_channel_dropout, PLAIN.channel_dropout),
-    add=_add,
-    multiply=_multiply,
-    relu=_relu,
-    max_pool_2x2=max_pool_2x2_by_windows,
-    gated_recurrence=make_recurrence(interpret=False),
+    max_pool_2x2=_either(max_pool_packed, max_pool_2x2_by_windows),
+    upsample_caffe_bilinear=_either(upsample_caffe_bilinear_packed, PLAIN.upsample_caffe_bilinear),
+    upsample_half_pixel_bilinear=_either(
+        upsample_half_pixel_bilinear_packed, PLAIN.upsample_half_pixel_bilinear
+    ),
+    gated_recurrence=_recurrence(interpret=False),
 )
 TPU_INTERPRETED = dataclasses.replace(
-    TPU, name="tpu_interpreted", gated_recurrence=make_recurrence(interpret=True)
+    TPU, name="tpu_interpreted", gated_recurrence=_recurrence(interpret=True)
 )
 """The same for machines without a TPU: its kernels are run step by step, slowly, to test them."""

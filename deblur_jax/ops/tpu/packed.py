@@ -2,12 +2,13 @@
 
 A TPU's registers and matrix units are 128 lanes wide, and channels lie along the lanes. A map of 32
 channels fills a quarter of them. So p neighbouring columns are packed into one position with p·c
-lanes. And rows are cut into strips, which count as batch, since the batch lies over the registers'
-other axis.
+lanes; where these are more than 128, they are blocks of 128, each with all the columns of some of
+the channels. And rows are cut into strips, which count as batch, since the batch lies over the
+other axis of the registers.
 
-Where a map has half the columns of another, it has twice the channels, so half as many columns fill
-the lanes. So all scales of a network have the same positions and the same strips: position j of one
-lies over position j of the others, and resizing moves nothing from one position to another.
+Where a map is halved, half as many columns share a position if there are two, so that position j of
+the one lies over position j of the other; and if a position holds one column only, every second
+position is left. All maps of an image are cut into strips at the same places.
 
 Columns lie on one of two grids. On the plain one position j holds columns j·p to j·p + p - 1; on
 the shifted one it begins p/2 columns earlier. A 3x3 convolution from one grid to the other reads
@@ -21,14 +22,18 @@ are always zero, as the zero padding of a convolution asks.
 import dataclasses
 import functools
 import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LANES = 128
-_STRIPS = 8
+LANES = 128
+STRIPS = 8
 """Of an image: as many as a register has sublanes, over which the batch lies."""
+
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 @functools.partial(
@@ -41,7 +46,7 @@ class Packed:
     """A packed feature map.
 
     Attributes:
-        array: (b·strips, rows of a strip, positions, columns·c).
+        array: (b·strips, rows of a strip, positions, lanes); see ``by_column``.
         height, width: of the map, in pixels.
         columns: p, how many share a position.
         in_stack: whether convolutions go from one grid to the other.
@@ -77,35 +82,92 @@ def pack(features: jax.Array, *, channels: int, halvings: int = 0) -> Packed:
     Args:
         features: (b, h, w, i), h and w multiples of 2^halvings.
         channels: of the maps of this size that it is convolved to; they shall fill the lanes.
-        halvings: how often the network halves a map of this size, and doubles its channels.
+        halvings: how often the network halves a map of this size.
     """
-    b, h, w, i = features.shape
-    columns = _columns(channels, halvings)
-    rows = math.ceil((h >> halvings) / _STRIPS) << halvings
+    rows = math.ceil((features.shape[1] >> halvings) / STRIPS) << halvings
+    return _packed(features, rows, columns_of(channels))
+
+
+def pack_as(features: jax.Array, packed: Packed) -> Packed:
+    """Packs an NHWC array of the size of a map in the form of this map."""
+    return _packed(features, packed.array.shape[1], packed.columns)
+
+
+def with_columns(packed: Packed, columns: int) -> Packed:
+    """The same map with another number of columns at each position."""
+    if columns == packed.columns:
+        return packed
+    n, rows, positions, _ = packed.array.shape
+    array = by_column(packed.array, packed.columns)
+    array = array.reshape(n, rows, positions * packed.columns, packed.channels)
+    wanted = math.ceil(packed.width / columns)
+    array = array[:, :, : packed.width]
+    array = jnp.pad(array, ((0, 0), (0, 0), (0, wanted * columns - packed.width), (0, 0)))
+    array = in_lanes(array.reshape(n, rows, wanted, columns, packed.channels))
+    return dataclasses.replace(packed, array=array, columns=columns)
+
+
+def _packed(features: jax.Array, rows: int, columns: int) -> Packed:
+    b, h, w, c = features.shape
     positions = math.ceil(w / columns)
-    padding = ((0, 0), (0, rows * _STRIPS - h), (0, positions * columns - w), (0, 0))
-    array = jnp.pad(features, padding)
-    array = array.reshape(b * _STRIPS, rows, positions, columns * i)
-    return Packed(array, height=h, width=w, columns=columns)
+    padding = ((0, 0), (0, rows * STRIPS - h), (0, positions * columns - w), (0, 0))
+    array = jnp.pad(features, padding).reshape(b * STRIPS, rows, positions, columns, c)
+    return Packed(in_lanes(array), height=h, width=w, columns=columns)
 
 
 def unpack(packed: Packed) -> jax.Array:
     """(b, h, w, c) of either grid."""
     n, rows, positions, _ = packed.array.shape
-    b, c = n // _STRIPS, packed.channels
-    array = packed.array.reshape(b, _STRIPS * rows, positions * packed.columns, c)
+    b, c = n // STRIPS, packed.channels
+    array = by_column(packed.array, packed.columns)
+    array = array.reshape(b, STRIPS * rows, positions * packed.columns, c)
     first, last = packed.offset, packed.offset + packed.width
     return jax.lax.slice(array, (0, 0, first, 0), (b, packed.height, last, c))
+
+
+def columns_of(channels: int) -> int:
+    """How many columns fill the lanes: a power of two."""
+    return 1 << (max(1, LANES // channels).bit_length() - 1)
+
+
+def block_of(columns: int, channels: int) -> int:
+    """How many channels the first 128 lanes hold, or all lanes where they are no blocks of 128."""
+    fitting = max(1, LANES // columns)
+    return fitting if channels % fitting == 0 else channels
+
+
+def by_column(lanes: Array, columns: int) -> Array:
+    """(..., lanes) to (..., columns, channels)."""
+    channels = lanes.shape[-1] // columns
+    block = block_of(columns, channels)
+    blocks = lanes.reshape(*lanes.shape[:-1], channels // block, columns, block)
+    return blocks.swapaxes(-3, -2).reshape(*lanes.shape[:-1], columns, channels)
+
+
+def in_lanes(array: Array) -> Array:
+    """(..., columns, channels) to (..., lanes)."""
+    *others, columns, channels = array.shape
+    block = block_of(columns, channels)
+    blocks = array.reshape(*others, columns, channels // block, block)
+    return blocks.swapaxes(-3, -2).reshape(*others, columns * channels)
+
+
+def in_each_column(values: jax.Array, columns: int) -> jax.Array:
+    """(..., channels) to (..., lanes): the same in every column."""
+    *others, channels = values.shape
+    return in_lanes(jnp.broadcast_to(values[..., None, :], (*others, columns, channels)))
 
 
 def with_neighbouring_rows(packed: Packed, above: int, below: int) -> jax.Array:
     """Each strip with the last rows of the strip above it and the first of the one below.
 
     Returns:
-        (b·strips, above + rows + below, positions, columns·c); zeros beyond the image.
+        (b·strips, above + rows + below, positions, lanes); zeros beyond the image.
     """
     n, rows, positions, lanes = packed.array.shape
-    strips = packed.array.reshape(-1, _STRIPS, rows, positions, lanes)
+    strips = packed.array.reshape(-1, STRIPS, rows, positions, lanes)
+    if max(above, below) > rows:
+        return _with_rows_of_several_strips(strips, above, below)
     parts = [strips]
     if above:
         edge = jnp.zeros((len(strips), 1, above, positions, lanes), packed.array.dtype)
@@ -117,23 +179,38 @@ def with_neighbouring_rows(packed: Packed, above: int, below: int) -> jax.Array:
     return wider.reshape(n, above + rows + below, positions, lanes)
 
 
-def zero_beyond(packed: Packed) -> Packed:
-    """The values inside the map; zero beyond it."""
+def _with_rows_of_several_strips(strips: jax.Array, above: int, below: int) -> jax.Array:
+    b, _, rows, positions, lanes = strips.shape
+    image = strips.reshape(b, STRIPS * rows, positions, lanes)
+    image = jnp.pad(image, ((0, 0), (above, below), (0, 0), (0, 0)))
+    wider = [image[:, rows * s : rows * (s + 1) + above + below] for s in range(STRIPS)]
+    return jnp.stack(wider, axis=1).reshape(b * STRIPS, -1, positions, lanes)
+
+
+def zero_beyond(packed: Packed, at_border: float = 1.0) -> Packed:
+    """The values inside the map; zero beyond it.
+
+    Args:
+        packed: a map with any values beyond the image.
+        at_border: what the first and the last row and column are multiplied by.
+    """
     array = packed.array
-    n, rows, positions, lanes = array.shape
-    column = np.arange(positions * packed.columns) - packed.offset
-    inside = (column >= 0) & (column < packed.width)
-    if not inside.all():
-        of_lanes = np.repeat(inside, lanes // packed.columns).reshape(positions, lanes)
-        array *= jnp.asarray(of_lanes, array.dtype)
-    if rows * _STRIPS > packed.height:
-        strip, row = np.arange(n) % _STRIPS, np.arange(rows)
-        filled = strip[:, None] * rows + row < packed.height
-        array *= jnp.asarray(filled[:, :, None, None], array.dtype)
+    n, rows, positions, _ = array.shape
+    columns, c = packed.columns, packed.channels
+    of_columns = _factors(positions * columns, packed.offset, packed.width, at_border)
+    if not (of_columns == 1).all():
+        each = np.broadcast_to(of_columns.reshape(positions, columns, 1), (positions, columns, c))
+        array *= jnp.asarray(in_lanes(each), array.dtype)
+    of_rows = _factors(rows * STRIPS, 0, packed.height, at_border)
+    if not (of_rows == 1).all():
+        of_strips = np.tile(of_rows.reshape(STRIPS, rows), (n // STRIPS, 1))
+        array *= jnp.asarray(of_strips[:, :, None, None], array.dtype)
     return dataclasses.replace(packed, array=array)
 
 
-def _columns(channels: int, halvings: int) -> int:
-    """How many columns to pack, so that maps of every scale fill the lanes, none less than one."""
-    at_smallest = max(1, _LANES // (channels << halvings))
-    return 1 << (at_smallest.bit_length() - 1 + halvings)
+def _factors(length: int, offset: int, inside: int, at_border: float) -> np.ndarray:
+    factors = np.zeros(length, np.float32)
+    factors[offset : offset + inside] = 1
+    factors[offset] *= at_border
+    factors[offset + inside - 1] *= at_border
+    return factors

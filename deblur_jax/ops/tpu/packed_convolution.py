@@ -6,6 +6,7 @@ kernel is that table times the plain kernel, with zeros where two columns are no
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from deblur_jax.ops.convolution import LAYOUT
-from deblur_jax.ops.tpu.packed import Packed, with_neighbouring_rows, zero_beyond
+from deblur_jax.ops.tpu.packed import (
+    LANES,
+    Packed,
+    by_column,
+    columns_of,
+    in_each_column,
+    in_lanes,
+    with_columns,
+    with_neighbouring_rows,
+    zero_beyond,
+)
+from deblur_jax.runtime.differentiation import naming_the_plain_backend
+
+_SUBLANES = 8
+"""Of a register."""
 
 Reads = Callable[[int], list[tuple[int, int]]]
 """From a column of the output, the columns that it reads, each with its tap."""
@@ -28,30 +43,96 @@ def convolve_packed(
     stride: int = 1,
     precision: jax.lax.PrecisionLike = None,
 ) -> Packed:
-    """``ops.convolution.convolution``; within a stack it ends on the other grid.
+    """``ops.convolution.convolution``; within a stack it ends on the other grid."""
+    return add_bias_packed(_convolve(packed, kernel, stride=stride, precision=precision), bias)
 
-    Raises:
-        ValueError: if the stride does not divide the packed columns; ``pack`` is told how often a
-            map will be halved.
+
+def convolve_each_packed(
+    packed: Packed,
+    kernels: Sequence[jax.Array],
+    *,
+    groups: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+) -> tuple[Packed, ...]:
+    """``ops.convolution.convolve_same_each``; each of the groups fills the lanes.
+
+    A convolution that packs more columns than there were multiplies with more zeros. That is less
+    than moving its outputs costs. But its gradient is that of one convolution of all outputs, at
+    the columns that there were.
     """
-    size = len(kernel)
-    if packed.columns % stride:
-        raise ValueError(f"{packed.columns} packed columns can't be convolved with stride {stride}")
-    grid = dataclasses.replace(
-        packed,
-        height=packed.height // stride,
-        width=packed.width // stride,
-        columns=packed.columns // stride,
-        shifted=packed.in_stack and packed.columns > 1 and not packed.shifted,
+
+    def as_one(packed: Packed, kernels: tuple[jax.Array, ...]) -> tuple[Packed, ...]:
+        joint = _convolve(packed, jnp.concatenate(kernels, axis=-1), precision=precision)
+        ends = np.cumsum([kernel.shape[-1] for kernel in kernels])[:-1]
+        by_columns = by_column(joint.array, joint.columns)
+        return tuple(
+            with_columns(
+                dataclasses.replace(joint, array=in_lanes(own)),
+                columns_of(kernel.shape[-1] // groups),
+            )
+            for own, kernel in zip(jnp.split(by_columns, ends, axis=-1), kernels, strict=True)
+        )
+
+    @jax.custom_vjp
+    def convolved(packed: Packed, kernels: tuple[jax.Array, ...]) -> tuple[Packed, ...]:
+        return tuple(
+            _convolve(packed, kernel, columns_of(kernel.shape[-1] // groups), precision=precision)
+            for kernel in kernels
+        )
+
+    convolved.defvjp(
+        lambda *arguments: (convolved(*arguments), arguments),
+        lambda arguments, outputs: jax.vjp(as_one, *arguments)[1](outputs),
     )
-    before = (size - 1) // 2
-    after = max(0, size - before - stride)
-    lanes = _lanes(
-        lambda y: [(stride * y + tap - before, tap) for tap in range(size)], size, packed, grid
+    with naming_the_plain_backend():
+        return tuple(zero_beyond(own) for own in convolved(packed, tuple(kernels)))
+
+
+def add_bias_packed(packed: Packed, bias: jax.Array) -> Packed:
+    """``ops.convolution.add_bias``."""
+    each = in_each_column(jnp.asarray(bias, packed.array.dtype), packed.columns)
+    with naming_the_plain_backend():
+        return zero_beyond(dataclasses.replace(packed, array=_add_to_lanes(packed.array, each)))
+
+
+@jax.custom_vjp
+def _add_to_lanes(array: jax.Array, lanes: jax.Array) -> jax.Array:
+    return array + lanes
+
+
+def _sum_of_lanes(_: None, d_array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradient of ``_add_to_lanes``.
+
+    In bfloat16 the sum is a product with ones, which is exact too and takes a quarter of the time.
+    """
+    if d_array.dtype != jnp.bfloat16:
+        return d_array, d_array.sum((0, 1, 2))
+    ones = jnp.ones((*d_array.shape[:3], _SUBLANES), d_array.dtype)
+    sums = jax.lax.conv_general_dilated(
+        ones,
+        d_array,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        preferred_element_type=jnp.float32,
     )
-    rows = with_neighbouring_rows(packed, before, after)
-    array = _convolve_columns(rows, kernel, lanes, grid, stride=stride, precision=precision)
-    return _biased(array, bias, grid)
+    return d_array, sums[0, 0, 0].astype(d_array.dtype)
+
+
+_add_to_lanes.defvjp(lambda array, lanes: (array + lanes, None), _sum_of_lanes)
+
+
+def concatenate_packed(maps: Sequence[Packed]) -> Packed:
+    """Maps of one size, by channels."""
+    columns = min(packed.columns for packed in maps)
+    arrays = [with_columns(packed, columns).array for packed in maps]
+    whole_blocks = all(packed.channels % max(1, LANES // columns) == 0 for packed in maps)
+    if whole_blocks:
+        array = jnp.concatenate(arrays, axis=-1)
+    else:
+        by_columns = [by_column(array, columns) for array in arrays]
+        array = in_lanes(jnp.concatenate(by_columns, axis=-1))
+    return dataclasses.replace(maps[0], array=array, columns=columns)
 
 
 def concat_conv_packed(
@@ -64,17 +145,21 @@ def concat_conv_packed(
 ) -> Packed:
     """``ops.convolution.concat_conv_1x1``: columns are resized by the packed kernel."""
     first_row = 0
+    columns = min(
+        resized_columns(packed, scale, kernel.shape[-1])
+        for packed, scale in zip(maps, scales, strict=True)
+    )
     partial_sums = []
     for packed, scale in zip(maps, scales, strict=True):
         rows = kernel[:, :, first_row : first_row + packed.channels, :]
         first_row += packed.channels
-        partial_sums.append(_resized_conv_1x1(packed, rows, scale, precision))
+        partial_sums.append(_resized_conv_1x1(packed, rows, scale, columns, precision))
     if not partial_sums or first_row != kernel.shape[2]:
         raise ValueError(f"maps have {first_row} channels, the kernel {kernel.shape[2]}")
     total = partial_sums[0]
     for other in partial_sums[1:]:
         total = dataclasses.replace(total, array=total.array + other.array)
-    return _biased(total.array, bias, total)
+    return add_bias_packed(total, bias)
 
 
 def upsampling_conv_packed(
@@ -86,111 +171,162 @@ def upsampling_conv_packed(
 ) -> Packed:
     """``ops.convolution.upsampling_conv_4x4``."""
     grid = dataclasses.replace(
-        packed, height=2 * packed.height, width=2 * packed.width, columns=2 * packed.columns
-    )
-    lanes = _lanes(
-        lambda y: [((y + 1 - tap) // 2, tap) for tap in range(4) if (y + 1 - tap) % 2 == 0],
-        4,
         packed,
-        grid,
+        height=2 * packed.height,
+        width=2 * packed.width,
+        columns=resized_columns(packed, 2, kernel.shape[-1]),
     )
+
+    def reads(y: int) -> list[tuple[int, int]]:
+        return [((y + 1 - tap) // 2, tap) for tap in range(4) if (y + 1 - tap) % 2 == 0]
+
     rows = with_neighbouring_rows(packed, 1, 1)
     # Output row 2t reads rows t - 1 and t through taps 3 and 1, row 2t + 1 rows t and t + 1
     # through taps 2 and 0.
-    even = _convolve_columns(rows[:, :-1], kernel[3::-2], lanes, grid, precision=precision)
-    odd = _convolve_columns(rows[:, 1:], kernel[2::-2], lanes, grid, precision=precision)
-    n, height, positions, width = even.shape
-    array = jnp.stack([even, odd], axis=2).reshape(n, 2 * height, positions, width)
-    return _biased(array, bias, grid)
+    even = convolve_lanes(rows[:, :-1], kernel[3::-2], reads, packed, grid, precision=precision)
+    odd = convolve_lanes(rows[:, 1:], kernel[2::-2], reads, packed, grid, precision=precision)
+    n, height, positions, lanes = even.shape
+    array = jnp.stack([even, odd], axis=2).reshape(n, 2 * height, positions, lanes)
+    return add_bias_packed(dataclasses.replace(grid, array=array), bias)
 
 
-class _Lanes(NamedTuple):
+def resized_columns(packed: Packed, scale: int | float, channels: int) -> int:
+    """P of a map made of another one: as many as that gives, but no more than fill the lanes."""
+    return max(1, min(round(packed.columns * scale), columns_of(channels)))
+
+
+def convolve_lanes(
+    rows: jax.Array,
+    kernel: jax.Array,
+    reads: Reads,
+    packed: Packed,
+    grid: Packed,
+    *,
+    stride: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+) -> jax.Array:
+    """Convolves packed rows, with any values beyond the image.
+
+    Args:
+        rows: (n, rows, positions, lanes) in the form of ``packed``.
+        kernel: (y, taps, i, o).
+        reads: along the columns.
+        packed: the form of the input.
+        grid: the form of the output, but for its array.
+        stride: of the rows.
+        precision: of products.
+    """
+    # Positions of the input under one of the output, or of the output over one of the input.
+    read, held = grid.columns * packed.width, packed.columns * grid.width
+    step, phases = max(1, read // held), max(1, held // read)
+    positions = math.ceil(grid.positions / phases)
+    of_phases = []
+    for phase in range(phases):
+        table = _lanes_read(reads, kernel.shape[1], packed, grid, phase * grid.columns)
+        after = (positions - 1) * step + len(table.taps) - rows.shape[2] + table.first
+        convolved = jax.lax.conv_general_dilated(
+            rows,
+            _packed_kernel(kernel, table.taps),
+            (stride, step),
+            ((0, 0), (-table.first, after)),
+            dimension_numbers=LAYOUT,
+            precision=precision,
+        )
+        of_phases.append(convolved)
+    if phases == 1:
+        return of_phases[0]
+    n, height, _, lanes = of_phases[0].shape
+    array = jnp.stack(of_phases, axis=3).reshape(n, height, positions * phases, lanes)
+    return array[:, :, : grid.positions]
+
+
+class _LaneTable(NamedTuple):
     """What each lane of the output reads along the columns.
 
     Attributes:
         first: the first position that position 0 of the output reads.
-        table: (positions read, p of the input, p of the output, taps) of ones and zeros.
+        taps: (positions read, p of the input, p of the output, taps) of ones and zeros.
     """
 
     first: int
-    table: np.ndarray
+    taps: np.ndarray
 
 
-def _lanes(reads: Reads, taps: int, packed: Packed, grid: Packed) -> _Lanes:
+def _lanes_read(
+    reads: Reads, taps: int, packed: Packed, grid: Packed, first_column: int
+) -> _LaneTable:
     found = [
         (*divmod(x + packed.offset, packed.columns), lane, tap)
         for lane in range(grid.columns)
-        for x, tap in reads(lane - grid.offset)
+        for x, tap in reads(first_column + lane - grid.offset)
     ]
     first = min(position for position, *_ in found)
     last = max(position for position, *_ in found)
     table = np.zeros((last - first + 1, packed.columns, grid.columns, taps), np.float32)
     for position, *rest in found:
         table[(position - first, *rest)] = 1
-    return _Lanes(first, table)
+    return _LaneTable(first, table)
 
 
-def _convolve_columns(
-    rows: jax.Array,
-    kernel: jax.Array,
-    lanes: _Lanes,
-    grid: Packed,
-    *,
-    stride: int = 1,
-    precision: jax.lax.PrecisionLike = None,
-) -> jax.Array:
-    """(n, rows, positions, p·i) and (taps, taps, i, o) to the grid's (n, rows, positions, p·o)."""
-    read = len(lanes.table)
-    after = grid.positions - rows.shape[2] + lanes.first + read - 1
-    return jax.lax.conv_general_dilated(
-        rows,
-        _packed_kernel(kernel, lanes.table),
-        (stride, 1),
-        ((0, 0), (-lanes.first, after)),
-        dimension_numbers=LAYOUT,
-        precision=precision,
-    )
-
-
-def _packed_kernel(kernel: jax.Array, table: np.ndarray) -> jax.Array:
-    """(y, t, i, o) and (positions, u, v, t) to (y, positions, u·i, v·o)."""
-    read, u, v, _ = table.shape
-    taps, _, i, o = kernel.shape
+def _packed_kernel(kernel: jax.Array, taps: np.ndarray) -> jax.Array:
+    """(y, t, i, o) and (positions, u, v, t) to (y, positions, lanes, lanes)."""
+    read, u, v, _ = taps.shape
     if (read, u, v) == (len(kernel[0]), 1, 1):
         return kernel
     # A product with ones and zeros is exact, and its gradient sums what belongs to each tap.
     exact = jax.lax.Precision.HIGHEST
-    spread = jnp.asarray(table, kernel.dtype)
+    spread = jnp.asarray(taps, kernel.dtype)
     packed = jnp.einsum("auvt,ytio->yauivo", spread, kernel, precision=exact)
-    return packed.reshape(taps, read, u * i, v * o)
+    outputs_first = in_lanes(packed).transpose(0, 1, 4, 2, 3)
+    return in_lanes(outputs_first).swapaxes(-1, -2)
+
+
+def _convolve(
+    packed: Packed,
+    kernel: jax.Array,
+    columns: int | None = None,
+    *,
+    stride: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+) -> Packed:
+    """Without a bias, and with any values beyond the image."""
+    size = len(kernel)
+    grid = dataclasses.replace(
+        packed,
+        height=packed.height // stride,
+        width=packed.width // stride,
+        columns=columns or resized_columns(packed, 1 / stride, kernel.shape[-1]),
+        shifted=packed.in_stack and packed.columns > 1 and not packed.shifted,
+    )
+    before = (size - 1) // 2
+    rows = with_neighbouring_rows(packed, before, max(0, size - before - stride))
+
+    def reads(y: int) -> list[tuple[int, int]]:
+        return [(stride * y + tap - before, tap) for tap in range(size)]
+
+    array = convolve_lanes(rows, kernel, reads, packed, grid, stride=stride, precision=precision)
+    return dataclasses.replace(grid, array=array)
 
 
 def _resized_conv_1x1(
-    packed: Packed, kernel: jax.Array, scale: int | float, precision: jax.lax.PrecisionLike
+    packed: Packed,
+    kernel: jax.Array,
+    scale: int | float,
+    columns: int,
+    precision: jax.lax.PrecisionLike,
 ) -> Packed:
     """The 1x1 convolution of a map that is resized by nearest."""
     grid = dataclasses.replace(
         packed,
         height=round(packed.height * scale),
         width=round(packed.width * scale),
-        columns=round(packed.columns * scale),
+        columns=columns,
     )
-    rows = packed.array
-    if scale < 1:
-        step = round(1 / scale)
-        n, height, positions, width = rows.shape
-        rows = jax.lax.slice(rows, (0, 0, 0, 0), rows.shape, (1, step, 1, 1))
-        lanes = _lanes(lambda y: [(step * y, 0)], 1, packed, grid)
-    else:
-        lanes = _lanes(lambda y: [(y // int(scale), 0)], 1, packed, grid)
-    array = _convolve_columns(rows, kernel, lanes, grid, precision=precision)
-    if scale > 1:
-        n, height, positions, width = array.shape
-        repeated = jnp.broadcast_to(array[:, :, None], (n, height, int(scale), positions, width))
-        array = repeated.reshape(n, height * int(scale), positions, width)
-    return dataclasses.replace(grid, array=array)
-
-
-def _biased(array: jax.Array, bias: jax.Array, grid: Packed) -> Packed:
-    of_lanes = jnp.tile(jnp.asarray(bias, array.dtype), grid.columns)
-    return zero_beyond(dataclasses.replace(grid, array=array + of_lanes))
+    step, times = max(1, round(1 / scale)), max(1, round(scale))
+    rows = jax.lax.slice(packed.array, (0, 0, 0, 0), packed.array.shape, (1, step, 1, 1))
+    array = convolve_lanes(
+        rows, kernel, lambda y: [(step * y // times, 0)], packed, grid, precision=precision
+    )
+    n, height, positions, lanes = array.shape
+    repeated = jnp.broadcast_to(array[:, :, None], (n, height, times, positions, lanes))
+    return dataclasses.replace(grid, array=repeated.reshape(n, height * times, positions, lanes))

@@ -1,0 +1,75 @@
+"""The recurrence of packed maps against the plain one, its kernels interpreted."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deblur_jax.ops.recurrence import DIRECTIONS
+from deblur_jax.ops.tpu import TPU, TPU_INTERPRETED
+from deblur_jax.ops.tpu.packed import Packed, pack
+from tests.ops.tpu.packing import assert_same, random_arrays, random_kernel
+from tests.tpu import topology_mesh
+
+
+def scanned(ops, x, guidance, kernel, directions):
+    """With gates of a convolution, as the network has them."""
+    groups = len(directions)
+    (linear,) = ops.convolve_same_each(guidance, [kernel], groups=groups, precision="highest")
+    return ops.gated_recurrence(x, ops.tanh(linear), directions)
+
+
+@pytest.mark.parametrize(
+    ("shape", "directions"),
+    [
+        *[pytest.param((1, 18, 11, 32), (name,), id=name) for name in DIRECTIONS],
+        pytest.param((2, 24, 16, 32), tuple(DIRECTIONS), id="all, a multiple"),
+        pytest.param((1, 9, 7, 64), tuple(DIRECTIONS), id="all, 2 columns"),
+        pytest.param((3, 8, 3, 128), ("right_to_left", "bottom_to_top"), id="two, 1 column"),
+        pytest.param((1, 10, 6, 24), tuple(DIRECTIONS), id="lanes that are not full"),
+    ],
+)
+def test_states_and_gradients_are_the_plain_ones(shape, directions):
+    c = shape[-1]
+    maps = random_arrays(shape, (*shape[:-1], 5))
+    form = {"channels": c, "halvings": 0}
+    assert_same(
+        lambda ops, maps, kernels: scanned(ops, *maps, *kernels, directions),
+        maps,
+        [form, form],
+        [random_kernel(3, 5, c * len(directions))],
+    )
+
+
+def test_the_carry_is_float32():
+    """Of bfloat16 maps: a sum of 256 small steps would stop at half of it in bfloat16."""
+    x = jnp.ones((1, 8, 256, 32), jnp.bfloat16)
+    gates = jnp.full((1, 8, 256, 32), 0.996, jnp.bfloat16)
+    forms = [pack(array, channels=32) for array in (x, gates)]
+    states = TPU_INTERPRETED.gated_recurrence(*forms, ("left_to_right",))
+    actual = TPU_INTERPRETED.leave(states)[0, 0, -1, 0]
+    assert states.array.dtype == jnp.bfloat16
+    assert abs(float(actual) - (1 - float(gates[0, 0, 0, 0]) ** 256)) < 0.01
+
+
+def test_forward_differentiation_names_the_plain_backend():
+    x, gates = (pack(array, channels=32) for array in random_arrays(*[(1, 8, 8, 32)] * 2))
+    scan = TPU_INTERPRETED.gated_recurrence
+    with pytest.raises(Exception, match="plain"):
+        jax.jvp(lambda x: scan(x, gates, ("left_to_right",)).array, (x,), (x,))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_kernels_compile_for_tpus(dtype):
+    device = topology_mesh("v5e:2x2").devices.ravel()[0]
+    placed = jax.sharding.SingleDeviceSharding(device)
+
+    def loss(x, gates):
+        forms = [Packed(array, height=90, width=164, columns=4) for array in (x, gates)]
+        return jnp.sum(jnp.square(TPU.gated_recurrence(*forms).array.astype(jnp.float32)))
+
+    arrays = [
+        jax.ShapeDtypeStruct((16, 12, 41, lanes), dtype, sharding=placed) for lanes in (128, 512)
+    ]
+    program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arrays).compile().as_text()
+    # Forward and backward, in four directions.
+    assert program.count('custom_call_target="tpu_custom_call"') == 8
