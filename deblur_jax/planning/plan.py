@@ -189,7 +189,8 @@ def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan
     height, width = (-(-side // network.size_multiple) * network.size_multiple for side in size)
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     restore = make_restore_fn(graphdef)
-    macs = multiply_accumulates(restore, params, image)
+    plain = make_restore_fn(nnx.graphdef(_plain_network(config)))
+    macs = multiply_accumulates(plain, params, image)
     arguments = _placed((params, image), replicated(mesh))
     return _plan(topology, jax.jit(restore), arguments, mesh, len(devices), config, macs, 1, None)
 
@@ -279,11 +280,15 @@ def _estimated(
     }
 
 
+def _plain_network(config: Config) -> Any:
+    """The network in its plain form: others also multiply with zeros, which is no work to count."""
+    compute = dataclasses.replace(config.compute, backend="plain")
+    return abstract_model(config.model, compute=compute, platform="tpu")
+
+
 def _macs_of_step(config: Config) -> int:
     """Multiply-accumulates of a train step, over all devices."""
-    graphdef, params = nnx.split(
-        abstract_model(config.model, compute=config.compute, platform="tpu")
-    )
+    graphdef, params = nnx.split(_plain_network(config))
     loss, size = make_loss(config.loss), config.data.patch_size
     one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 

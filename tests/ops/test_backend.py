@@ -100,7 +100,6 @@ def forward_modes(loss, image, direction):
         ("mimo_unet", "plain"),
         pytest.param("svrnn", "plain", marks=pytest.mark.slow),
         pytest.param("mimo_unet", "gpu", marks=pytest.mark.slow),
-        ("mimo_unet", "tpu"),
     ],
 )
 def test_forward_mode_agrees_with_finite_differences(name, backend):
@@ -128,7 +127,13 @@ def test_forward_mode_agrees_with_finite_differences(name, backend):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("mimo_unet", "cpu"), ("svrnn", "cpu"), ("svrnn", "gpu_interpreted")],
+    [
+        ("mimo_unet", "cpu"),
+        ("svrnn", "cpu"),
+        ("svrnn", "gpu_interpreted"),
+        ("mimo_unet", "tpu"),
+        ("svrnn", "tpu"),
+    ],
 )
 def test_a_backend_without_forward_mode_names_the_one_that_has_it(name, backend):
     loss = smooth_loss(name, backend)

@@ -25,7 +25,9 @@ def copies_between_layouts_in_loops(channels: int, side: int, backend: str) -> l
     graphdef, params = nnx.split(stack)
 
     def loss(params, x):
-        return jnp.sum(nnx.merge(graphdef, params)(x).astype(jnp.float32) ** 2)
+        features = compute.ops.enter(x, channels=channels)
+        features = compute.ops.leave(nnx.merge(graphdef, params)(features))
+        return jnp.sum(features.astype(jnp.float32) ** 2)
 
     x = jax.ShapeDtypeStruct((4, side, side, channels), jnp.bfloat16)
     arguments = jax.tree.map(

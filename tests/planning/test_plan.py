@@ -175,6 +175,15 @@ def test_inference_is_planned_for_one_image_per_chip():
     assert plan.estimated_days is None
 
 
+def test_products_with_the_zeros_of_packed_kernels_do_not_count():
+    config = Config(model=model_config("mimo_unet", num_res_blocks=1))
+    seconds, in_plain_form = (
+        planning.least_step_seconds(changed(config, compute__backend=name), "TPU v5 lite", 4)
+        for name in ("tpu", "plain")
+    )
+    assert seconds == in_plain_form
+
+
 @pytest.mark.parametrize(("rows", "used"), [(4, 4), (20, 4), (7, 1), (16, 16), (32, 16)])
 def test_a_batch_uses_a_whole_slice(rows, used):
     """20 rows would divide over 10 of 16 chips, but these are no slice."""

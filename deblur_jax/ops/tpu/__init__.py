@@ -1,6 +1,6 @@
 """What a TPU wants otherwise: packed feature maps, and the recurrence as a Pallas kernel.
 
-The recurrence has no forward mode of differentiation (``jax.jvp``); ``backend="plain"`` has.
+This backend has no forward mode of differentiation (``jax.jvp``); ``backend="plain"`` has.
 """
 
 import dataclasses
