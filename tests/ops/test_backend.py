@@ -132,7 +132,7 @@ def test_forward_mode_agrees_with_finite_differences(name, backend):
         ("svrnn", "cpu"),
         ("svrnn", "gpu_interpreted"),
         ("mimo_unet", "tpu"),
-        ("svrnn", "tpu"),
+        pytest.param("svrnn", "tpu", marks=pytest.mark.slow),
     ],
 )
 def test_a_backend_without_forward_mode_names_the_one_that_has_it(name, backend):

@@ -86,8 +86,7 @@ def test_a_convolution_to_many_channels_is_the_plain_one(size, stride, o):
 @settings(max_examples=2)
 @given(b=st.integers(1, 2), h=QUARTERS, w=QUARTERS, channels=st.sampled_from([8, 64]))
 @example(b=1, h=9, w=11, channels=64)
-@example(b=1, h=3, w=5, channels=128)
-@pytest.mark.parametrize("o", [3, 128])
+@pytest.mark.parametrize("o", [3, pytest.param(128, marks=pytest.mark.slow)])
 def test_a_transposed_convolution_is_the_plain_one(b, h, w, channels, o):
     (features, bias) = random_arrays((b, 2 * h, 2 * w, 6), (o,))
     assert_same(

@@ -58,7 +58,7 @@ def test_forward_differentiation_names_the_plain_backend():
         jax.jvp(lambda x: scan(x, gates, ("left_to_right",)).array, (x,), (x,))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_the_kernels_compile_for_tpus(dtype):
     device = topology_mesh("v5e:2x2").devices.ravel()[0]
     placed = jax.sharding.SingleDeviceSharding(device)
