@@ -188,7 +188,7 @@ class DecoderBlock(_ResBlockStack):
     """DB: the residual blocks of one scale of the decoder."""
 
     # What loops of equal length keep for the gradient begins as the same array of zeros, which the
-    # TPU's compiler then writes in full for each of them: a fifth of a training step.
+    # TPU's compiler then writes in full for each of them: a sixth of a training step.
     blocks_after_loop = 1
 
 

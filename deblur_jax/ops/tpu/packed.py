@@ -187,6 +187,12 @@ def _with_rows_of_several_strips(strips: jax.Array, above: int, below: int) -> j
     return jnp.stack(wider, axis=1).reshape(b * STRIPS, -1, positions, lanes)
 
 
+def interleaved_rows(even: jax.Array, odd: jax.Array) -> jax.Array:
+    """Rows in turn of two arrays (n, rows, positions, lanes): (n, 2·rows, positions, lanes)."""
+    n, rows, positions, lanes = even.shape
+    return jnp.stack([even, odd], axis=2).reshape(n, 2 * rows, positions, lanes)
+
+
 def zero_beyond(packed: Packed, at_border: float = 1.0) -> Packed:
     """The values inside the map; zero beyond it.
 

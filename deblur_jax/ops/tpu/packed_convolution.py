@@ -22,6 +22,7 @@ from deblur_jax.ops.tpu.packed import (
     columns_of,
     in_each_column,
     in_lanes,
+    interleaved_rows,
     with_columns,
     with_neighbouring_rows,
     zero_beyond,
@@ -185,9 +186,7 @@ def upsampling_conv_packed(
     # through taps 2 and 0.
     even = convolve_lanes(rows[:, :-1], kernel[3::-2], reads, packed, grid, precision=precision)
     odd = convolve_lanes(rows[:, 1:], kernel[2::-2], reads, packed, grid, precision=precision)
-    n, height, positions, lanes = even.shape
-    array = jnp.stack([even, odd], axis=2).reshape(n, 2 * height, positions, lanes)
-    return add_bias_packed(dataclasses.replace(grid, array=array), bias)
+    return add_bias_packed(dataclasses.replace(grid, array=interleaved_rows(even, odd)), bias)
 
 
 def resized_columns(packed: Packed, scale: int | float, channels: int) -> int:

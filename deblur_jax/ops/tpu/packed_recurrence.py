@@ -234,7 +234,7 @@ def _backward_columns(
     """Goes against the scan's direction."""
     steps = x_ref.shape[1]
     column = _column(x_ref[:, 0].shape, columns)
-    first = columns - 1 if reverse else 0
+    last = 0 if reverse else columns - 1
 
     def step(i: Any, passed_on: jax.Array) -> jax.Array:
         position = i if reverse else steps - 1 - i
@@ -244,7 +244,7 @@ def _backward_columns(
         neighbour = jnp.clip(position + (1 if reverse else -1), 0, steps - 1)
         beyond = h_ref[:, neighbour].astype(jnp.float32)
         beyond = jnp.where(i == steps - 1, 0.0, beyond)
-        previous = jnp.where(column == (columns - 1 - first), beyond, h)
+        previous = jnp.where(column == last, beyond, h)
         previous = _to_next_column(previous, columns, reverse)
         totals = passed_on
         for u in _in_order(columns, not reverse):

@@ -10,7 +10,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from deblur_jax.ops.tpu.packed import Packed, with_neighbouring_rows, zero_beyond
+from deblur_jax.ops.tpu.packed import (
+    Packed,
+    interleaved_rows,
+    with_neighbouring_rows,
+    zero_beyond,
+)
 from deblur_jax.ops.tpu.packed_convolution import Reads, convolve_lanes, resized_columns
 
 _EXACT = jax.lax.Precision.HIGHEST
@@ -41,7 +46,7 @@ def max_pool_packed(packed: Packed) -> Packed:
 def upsample_caffe_bilinear_packed(packed: Packed) -> Packed:
     """``ops.resize.upsample_caffe_bilinear``."""
     x = packed.array
-    rows = _interleaved_rows(packed, x, 0.5 * (x + with_neighbouring_rows(packed, 0, 1)[:, 1:]))
+    rows = _of_rows(packed, x, 0.5 * (x + with_neighbouring_rows(packed, 0, 1)[:, 1:]))
 
     def reads(y: int) -> list[tuple[int, int]]:
         return [(y // 2, 1), (y // 2 + 1, 1)] if y % 2 else [(y // 2, 0)]
@@ -52,7 +57,7 @@ def upsample_caffe_bilinear_packed(packed: Packed) -> Packed:
 def upsample_half_pixel_bilinear_packed(packed: Packed) -> Packed:
     """``ops.resize.upsample_half_pixel_bilinear``."""
     wider, near = with_neighbouring_rows(packed, 1, 1), 0.75 * packed.array
-    rows = _interleaved_rows(packed, near + 0.25 * wider[:, :-2], near + 0.25 * wider[:, 2:])
+    rows = _of_rows(packed, near + 0.25 * wider[:, :-2], near + 0.25 * wider[:, 2:])
 
     def reads(y: int) -> list[tuple[int, int]]:
         return [(y // 2, 0), (y // 2 + (1 if y % 2 else -1), 1)]
@@ -66,9 +71,9 @@ def _first_of_largest(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(a >= b, a, b)
 
 
-def _interleaved_rows(packed: Packed, even: jax.Array, odd: jax.Array) -> Packed:
-    n, rows, positions, lanes = even.shape
-    array = jnp.stack([even, odd], axis=2).reshape(n, 2 * rows, positions, lanes)
+def _of_rows(packed: Packed, even: jax.Array, odd: jax.Array) -> Packed:
+    """A map of twice the height."""
+    array = interleaved_rows(even, odd)
     return dataclasses.replace(packed, array=array, height=2 * packed.height)
 
 
