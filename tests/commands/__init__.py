@@ -39,8 +39,11 @@ def run_command(*arguments, **options):
 
 def error_of(*arguments):
     """Runs a command within this process, where it fails; returns the line that it would print."""
-    words = [str(argument) for argument in arguments]
-    args = make_parser(words).parse_args(words)
-    with pytest.raises(UserError) as caught:
+
+    def run(words):
+        args = make_parser(words).parse_args(words)
         args.run(args)
+
+    with pytest.raises(UserError) as caught:
+        run([str(argument) for argument in arguments])
     return " ".join(str(caught.value).splitlines())

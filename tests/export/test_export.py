@@ -26,7 +26,12 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if "half-pixel" in name else ())
+        for name in NETWORKS
+    ]
+)
 def weights(request, tmp_path):
     _, params = initialize(NETWORKS[request.param], seed=0)
     save_weights(tmp_path / "weights", params, NETWORKS[request.param])

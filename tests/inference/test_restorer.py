@@ -111,7 +111,7 @@ NETWORKS = {
     ("name", "options"),
     [
         ("mimo_unet", {}),
-        ("svrnn", {}),
+        pytest.param("svrnn", {}, marks=pytest.mark.slow),
         pytest.param("svrnn, half-pixel resizing", {}, marks=pytest.mark.slow),
         pytest.param("mimo_unet", {"ensemble": "dihedral8"}, marks=pytest.mark.slow),
         pytest.param(

@@ -62,7 +62,7 @@ def test_loop_and_unrolled_stack_agree():
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("name", ["mimo_unet", "svrnn"])
+@pytest.mark.parametrize("name", ["mimo_unet", pytest.param("svrnn", marks=pytest.mark.slow)])
 def test_rematerialisation_changes_no_gradient_and_keeps_less(name):
     if name == "mimo_unet":
         options = {"base_channels": 4, "num_res_blocks": 3}

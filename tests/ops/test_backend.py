@@ -18,7 +18,6 @@ NETWORKS = {
     "svrnn": SVRNNConfig(rnn_channels=2, guidance_channels=1),
 }
 IMAGE = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
-GPU_INTERPRETED = pytest.param("gpu_interpreted", marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -51,11 +50,18 @@ def test_the_platform_decides_once_unless_a_backend_is_named(platform, name):
     assert operations_for("plain", platform) is PLAIN
 
 
+def _of_networks_and_backends():
+    for name in NETWORKS:
+        for backend in ["cpu", "gpu_interpreted", "tpu_interpreted"] if ON_CPU else ["auto"]:
+            quick = backend in ("cpu", "auto") or (name, backend) == (
+                "mimo_unet",
+                "tpu_interpreted",
+            )
+            yield pytest.param(name, backend, marks=() if quick else pytest.mark.slow)
+
+
 @pytest.mark.accelerator
-@pytest.mark.parametrize(
-    "backend", ["cpu", GPU_INTERPRETED, "tpu_interpreted"] if ON_CPU else ["auto"]
-)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "backend"), list(_of_networks_and_backends()))
 def test_every_backend_computes_what_the_plain_one_does(name, backend):
     results = []
     for table in ("plain", backend):

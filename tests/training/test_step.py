@@ -127,10 +127,7 @@ def random_batch(seed, dtype=np.float32):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "mimo_unet_plus" else [])
-        for name in TINY
-    ],
+    [pytest.param(name, marks=[] if name == "mimo_unet" else [pytest.mark.slow]) for name in TINY],
 )
 def test_eight_devices_train_as_one_does(name):
     """Dropout is on: the masks too must not depend on the devices."""
