@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from PIL import Image
 import deblur_jax
 from deblur_jax.commands.config_file import load_config
 from tests.commands import ROOT, environment, run_command, run_script
+from tests.environments import needs_index, run
 
 FOLDERS = (ROOT, ROOT / "docs", ROOT / "benchmarks")
 PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.md"))
@@ -145,6 +147,27 @@ def test_programs_of_the_docs_run(name, tmp_path):
     assert result.returncode == 0, result.stderr
     for words in PROGRAMS[name]:
         assert words in result.stdout
+
+
+READERS = {  # of exports, and the packages that the page asks for
+    "use_onnx.py": ("deblur.onnx", ["onnxruntime", "numpy", "pillow"]),
+    "use_stablehlo.py": ("deblur.stablehlo", [f"jax=={jax.__version__}", "flatbuffers"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_an_export_is_read_with_nothing_but_what_the_page_names(name, tmp_path):
+    file, packages = READERS[name]
+    named = " ".join(package.partition("=")[0] for package in packages)
+    assert f"`pip install {named}`" in (ROOT / "docs/export.md").read_text()
+    python = tmp_path / "environment/bin/python"
+    assert run(sys.executable, "-m", "venv", python.parents[1]).returncode == 0
+    needs_index(run(python, "-m", "pip", "install", "--quiet", *packages), packages[0])
+    Image.new("RGB", (41, 30)).save(tmp_path / "blurred.png")
+    assert run_command("export", "--out", tmp_path / file).returncode == 0
+    result = run(python, program(name, tmp_path), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow

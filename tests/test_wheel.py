@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,21 +9,11 @@ import pytest
 
 import deblur_jax
 from tests.commands import ROOT
+from tests.environments import needs_index, run
 
 pytestmark = pytest.mark.slow
 
 EXTRAS = ("align,tiff,heif,video,gcs,export,demo", "cuda12", "cuda13", "tpu")
-
-
-def run(*words, **options):
-    options = {"capture_output": True, "text": True, "timeout": 900, **options}
-    return subprocess.run([str(word) for word in words], **options)
-
-
-def needs_index(result):
-    if "No matching distribution found for setuptools" in result.stderr + result.stdout:
-        pytest.skip("no package index is reached")
-    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
