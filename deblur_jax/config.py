@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from deblur_jax.errors import UserError
+from deblur_jax.errors import ConfigError
 from deblur_jax.extensions import load_extensions
 
 T = TypeVar("T")
@@ -21,10 +21,6 @@ T = TypeVar("T")
 _NONE = "none"
 _BOOLEANS = {"true": True, "false": False}
 Choices = Iterable[str] | Callable[[], Iterable[str]]
-
-
-class ConfigError(UserError, ValueError):
-    """A field or flag that is unknown, or a value that can't be: the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)

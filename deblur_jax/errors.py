@@ -24,6 +24,10 @@ class UsageError(UserError, ValueError):
     """A command line that can't be understood."""
 
 
+class ConfigError(UserError, ValueError):
+    """A field or flag that is unknown, or a value that can't be: the message names it."""
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and status 1 where a ``UserError`` arrives.

@@ -10,11 +10,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from deblur_jax.errors import UserError
+from deblur_jax.runtime.files import local_file, real_place
 
 VARIABLE = "DEBLUR_JAX_IMPORT"
 ENTRY_POINTS = "deblur_jax.networks"
@@ -30,20 +31,21 @@ def name_extensions(names: Iterable[str]) -> None:
     """Has modules imported by this process and by those that it starts.
 
     Args:
-        names: paths of Python files, or names of modules.
+        names: paths of Python files, also in a bucket, or names of modules.
 
     Raises:
         ExtensionError: if one can't be imported.
     """
-    named = [str(Path(name).resolve()) if _is_file(name) else name for name in names]
-    before = [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
-    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*before, *named]))
+    named = [real_place(name) if _is_file(name) else name for name in names]
+    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*named_extensions(), *named]))
     load_extensions()
 
 
 def named_extensions() -> list[str]:
     """What ``--import`` and the environment variable name: files and modules."""
-    return [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    # The colon of gs:// separates nothing.
+    names = re.split(rf"{re.escape(os.pathsep)}(?!//)", os.environ.get(VARIABLE, ""))
+    return [name for name in names if name]
 
 
 def load_extensions() -> None:
@@ -78,7 +80,10 @@ def _import(name: str) -> None:
         except Exception as error:
             raise ExtensionError(f"--import {name}: can't be imported: {_line(error)}") from error
         return
-    path = Path(name)
+    try:
+        path = local_file(name)
+    except OSError as error:
+        raise ExtensionError(f"--import {name}: can't be read: {_line(error)}") from error
     if not path.is_file():
         raise ExtensionError(f"--import {name}: no such file")
     # Under the name of the file, so that input workers find the classes in it again.

@@ -22,9 +22,9 @@ ROOMS = (
     "data",
     "pages",
     "images",
-    "runtime",
     "config",
     "extensions",
+    "runtime",
     "errors",
 )
 """From the door down: an import goes to the same room or to one that stands later here."""

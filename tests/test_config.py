@@ -6,16 +6,8 @@ from pathlib import Path
 import pytest
 
 from deblur_jax import Config, DataConfig, LossConfig, OptimizerConfig, model_config
-from deblur_jax.config import (
-    ConfigError,
-    Section,
-    Table,
-    parse,
-    rule_of,
-    setting,
-    settings,
-    unknown_field,
-)
+from deblur_jax.config import Section, Table, parse, rule_of, setting, settings, unknown_field
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import ComputeConfig, MIMOUNetConfig, SVRNNConfig, VGG16Config
 from tests.configs import changed
 

@@ -26,9 +26,9 @@ FLOORS = (
     ("data",),
     ("pages",),
     ("images",),
-    ("runtime",),
     ("config",),
     ("extensions",),
+    ("runtime",),
     ("errors",),
 )
 """From the door down."""

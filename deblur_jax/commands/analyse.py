@@ -16,8 +16,8 @@ from deblur_jax.analysis.receptive_field import (
     extent,
     without_recurrences,
 )
-from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
+from deblur_jax.errors import ConfigError
 from deblur_jax.images.files import as_float
 from deblur_jax.images.reading import read_rgb
 from deblur_jax.models import SVRNNConfig, restores_images

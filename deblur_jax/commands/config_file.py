@@ -11,7 +11,9 @@ from typing import Any
 
 import deblur_jax
 from deblur_jax.commands.flags import flag_values
-from deblur_jax.config import ConfigError, settings, unknown_field
+from deblur_jax.config import settings, unknown_field
+from deblur_jax.errors import ConfigError
+from deblur_jax.runtime.files import is_remote, local_file
 from deblur_jax.training.config import Config
 
 _PREFIX = "--config."
@@ -108,7 +110,7 @@ def _find(name: str) -> tuple[Path, str | None]:
     folders = (package / "configs", package.parent / "configs")  # in a wheel, in a checkout
     file, _, argument = name.rpartition(":")
     for candidate, rest in ((name, None), (file, argument)):
-        path = Path(candidate).expanduser()
+        path = _local(candidate)
         if path.is_file():
             return path, rest
         if candidate and path.name == candidate:
@@ -116,6 +118,16 @@ def _find(name: str) -> tuple[Path, str | None]:
                 if packaged.is_file():
                     return packaged, rest
     raise ConfigError(f"--config {name}: no such file")
+
+
+def _local(name: str) -> Path:
+    """The file itself, or a copy of one in a bucket; a path that leads nowhere if there is none."""
+    if not is_remote(name):
+        return Path(name).expanduser()
+    try:
+        return local_file(name)
+    except OSError:
+        return Path(name)
 
 
 def _run(path: Path) -> types.ModuleType:

@@ -11,8 +11,8 @@ from etils import epath
 from flax import nnx
 
 import deblur_jax
-from deblur_jax.config import ConfigError
 from deblur_jax.data.sources import is_embedded
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import (
     MIMOUNetConfig,
     NetworkConfig,

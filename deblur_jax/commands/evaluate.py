@@ -11,12 +11,11 @@ from etils import epath
 
 import deblur_jax
 from deblur_jax.commands.flags import EXACT, add_loose_names, add_tiles, say
-from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource, open_pairs
 from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.sources import available_splits, is_embedded, what_is_passed_over
 from deblur_jax.data.synthetic import SPLITS
-from deblur_jax.errors import UserError
+from deblur_jax.errors import ConfigError, UserError
 from deblur_jax.evaluation.evaluate import evaluate
 from deblur_jax.evaluation.metrics import MODES
 from deblur_jax.evaluation.protocols import PROTOCOLS

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from deblur_jax.commands.config_file import load_config
-from deblur_jax.config import ConfigError
-from deblur_jax.errors import UsageError
+from deblur_jax.errors import ConfigError, UsageError
 from deblur_jax.planning.plan import Plan, plan_inference, plan_training
 from deblur_jax.runtime.devices import require_devices
 from deblur_jax.runtime.files import check_output_folder, write_whole

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from deblur_jax.commands.config_file import add_config_arguments, config_from
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.planning.plan import least_step_seconds
 from deblur_jax.runtime import cluster, processes
 from deblur_jax.runtime.compilation import keep_compiled_programs

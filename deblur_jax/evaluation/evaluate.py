@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from deblur_jax.config import ConfigError
 from deblur_jax.data import PairSource
+from deblur_jax.errors import ConfigError
 from deblur_jax.evaluation import metrics, report
 from deblur_jax.evaluation.alignment import opencv
 from deblur_jax.evaluation.restoring import plan_for, results_of

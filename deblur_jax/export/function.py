@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deblur_jax.config import ConfigError
-from deblur_jax.errors import UserError
+from deblur_jax.errors import ConfigError, UserError
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import ComputeConfig
 from deblur_jax.runtime.files import PathLike

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.images.reading import pixels_of
 from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.devices import SharedRestorer

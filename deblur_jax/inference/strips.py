@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deblur_jax.config import ConfigError
-from deblur_jax.errors import UserError
+from deblur_jax.errors import ConfigError, UserError
 from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.sizes import Size
 from deblur_jax.inference.tiles import Span, spans

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.sizes import Size
 

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import jax
 from flax import nnx
 
-from deblur_jax.config import ConfigError, Section, Table
+from deblur_jax.config import Section, Table
+from deblur_jax.errors import ConfigError
 from deblur_jax.models.compute import ComputeConfig
 from deblur_jax.ops.operations import Operations
 from deblur_jax.runtime.compilation import quick_compilation

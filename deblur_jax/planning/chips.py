@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 
 _GIB = 2**30
 

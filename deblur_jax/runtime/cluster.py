@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 # JAX knows the launchers; it has no public name for what it knows before it joins the processes.
 from jax._src import clusters, hardware_utils
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 
 FLAGS = {
     "coordinator": (str, None, "host:port of process 0, for several processes"),

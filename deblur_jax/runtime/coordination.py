@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxlib import _jax  # the service has no public name
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 
 _SECONDS_AFTER_PROCESS_0 = 3.0
 _SECONDS_TO_SHUT_DOWN = 300

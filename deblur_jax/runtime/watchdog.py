@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Never
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.runtime.signals import write_line
 
 _ALIVE, _BYE, _GO, _GONE = "alive", "bye", "go", "gone"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.runtime.files import PathLike
 from deblur_jax.training.config import FINGERPRINT, Config
 from deblur_jax.training.optimizer import make_optimizer

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deblur_jax.config import ConfigError, Section, setting, subsection
+from deblur_jax.config import Section, setting, subsection
 from deblur_jax.data.config import DataConfig
+from deblur_jax.errors import ConfigError
 from deblur_jax.extensions import named_extensions
 from deblur_jax.models import (
     ComputeConfig,

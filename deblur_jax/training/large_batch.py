@@ -9,7 +9,7 @@ number of samples that it remembers (Busbridge et al., How to scale your EMA, Ne
 import dataclasses
 import math
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.training.config import Config
 
 _WARMUP_SHARE = 0.05

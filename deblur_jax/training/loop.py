@@ -14,10 +14,10 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deblur_jax.config import ConfigError
 from deblur_jax.data import open_training_pairs
 from deblur_jax.data.pipeline import count_workers, training_batches
 from deblur_jax.data.sources import check_sizes, fingerprint
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import (
     NetworkConfig,
     SVRNNConfig,

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deblur_jax.config import ConfigError, settings, unknown_field
+from deblur_jax.config import settings, unknown_field
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import abstract_model
 from deblur_jax.training.config import Config
 from deblur_jax.training.optimizer import make_schedule

@@ -20,7 +20,7 @@ from etils import epath
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
 from deblur_jax.runtime.files import PathLike, absolute, check_utf_8, make_folder
 from deblur_jax.weights.digest import (

@@ -15,7 +15,7 @@ import safetensors.numpy
 from etils import epath
 from flax import nnx
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import ComputeConfig, NetworkConfig, abstract_model
 from deblur_jax.runtime.files import PathLike
 from deblur_jax.weights.digest import digest_of, digest_of_config, name_of

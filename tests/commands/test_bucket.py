@@ -203,3 +203,16 @@ def test_a_bucket_that_does_not_answer_ends_a_run_which_goes_on_exactly(bucket, 
         run("convert", f"gs://bucket/gone/{number}", f"gs://bucket/gone/{number}.safetensors")
         results.append(arrays(read(bucket, f"gone/{number}.safetensors")))
     assert results[0] == results[1]
+
+
+def test_code_of_ones_own_may_lie_in_a_bucket(bucket, run, tmp_path):
+    code = "gs://bucket/own/own_network.py"
+    write(bucket, "own/own_network.py", (ROOT / "tests/fixtures/own_network.py").read_bytes())
+    run("train", "--import", code, "--config", code, "--workdir", tmp_path, *_STEPS)
+    missing = code.replace("network", "net")
+    for words in (("--config", missing), ("--import", missing, "--config", CONFIG)):
+        result = run_command("train", *words, "--workdir", tmp_path, variables=bucket.environment)
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert missing in line

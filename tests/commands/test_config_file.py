@@ -2,7 +2,7 @@ import pytest
 
 from deblur_jax import cli
 from deblur_jax.commands.config_file import config_from, load_config
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from tests.commands import ROOT
 
 TINY_RUN = ROOT / "tests/fixtures/tiny_run.py"

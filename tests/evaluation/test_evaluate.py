@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import deblur_jax
-from deblur_jax.config import ConfigError
 from deblur_jax.data import open_pairs
 from deblur_jax.data.sources import Subset
+from deblur_jax.errors import ConfigError
 from deblur_jax.evaluation import report
 from deblur_jax.evaluation.evaluate import evaluate
 from deblur_jax.evaluation.metrics import MetricError, score

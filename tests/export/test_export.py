@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from deblur_jax.commands import export as command
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.export import verify
 from deblur_jax.export.function import Exportable, ExportError, Sizes, exportable
 from deblur_jax.export.onnx_file import to_onnx

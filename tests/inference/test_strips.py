@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deblur_jax import Restorer
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.inference.canvas import Canvas
 from deblur_jax.inference.restorer import make_restore_fn
 from deblur_jax.inference.strips import StripError, StripRestorer

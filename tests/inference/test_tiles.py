@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deblur_jax import Restorer
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.inference.tiles import even_window, spans, tiles
 from deblur_jax.models import build_model, initialize, model_config
 

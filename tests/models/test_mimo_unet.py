@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import (
     ComputeConfig,
     MIMOUNetConfig,

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from deblur_jax.config import ConfigError
 from deblur_jax.data.config import DataConfig
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import initialize, model_config
 from deblur_jax.planning import chips
 from deblur_jax.planning import plan as planning
@@ -46,12 +46,11 @@ def choices_in(program):
     return {what: program.count(what) for what in ("@tpu_custom_call", "stablehlo.while")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(
-            model_config("mimo_unet", base_channels=8, num_res_blocks=3), marks=pytest.mark.slow
-        ),
+        model_config("mimo_unet", base_channels=8, num_res_blocks=3),
         model_config("svrnn", rnn_channels=8, guidance_channels=8),
     ],
     ids=["mimo_unet", "svrnn"],

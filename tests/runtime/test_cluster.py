@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.runtime import cluster
 from deblur_jax.runtime.cluster import Place, find_place
 

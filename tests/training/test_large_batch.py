@@ -6,7 +6,7 @@ import pytest
 
 from deblur_jax import OptimizerConfig, make_schedule, scaled_to_batch
 from deblur_jax.commands.config_file import load_config
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 
 RECIPES = {"mimo_unet_gopro": 4, "mimo_unet_plus_gopro": 4, "svrnn_gopro": 20}
 

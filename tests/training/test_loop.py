@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from deblur_jax.config import ConfigError
 from deblur_jax.data.layouts import PairError
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import initialize, model_config
 from deblur_jax.training.config import Config
 from deblur_jax.training.log import LOG_FILE

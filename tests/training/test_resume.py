@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deblur_jax.config import ConfigError, settings
+from deblur_jax.config import settings
 from deblur_jax.data.layouts import PairError
 from deblur_jax.data.sources import fingerprint
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import initialize
 from deblur_jax.training.config import Config
 from deblur_jax.training.loop import train

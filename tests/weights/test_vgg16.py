@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from deblur_jax import Restorer
-from deblur_jax.config import ConfigError
+from deblur_jax.errors import ConfigError
 from deblur_jax.models import ComputeConfig, VGG16Config, build_model
 from deblur_jax.training.config import Config
 from deblur_jax.weights.caffe_file import net_parameter
