@@ -161,6 +161,7 @@ def test_a_image_named_twice_is_restored_once(tmp_path):
     assert len(plan([tmp_path, tmp_path / "a.png"], tmp_path / "out")) == 1
 
 
+@pytest.mark.slow
 def test_the_output_may_lie_in_the_input_and_a_stop_costs_nothing(photos, tiny_weights):
     out = photos / "restored"
     for count, more in ((4, ""), (0, "; 4 were there already")):

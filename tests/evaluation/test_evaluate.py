@@ -183,6 +183,7 @@ def test_any_number_of_devices_gives_the_same(make_pairs, tiny_weights, tmp_path
     assert results[1] == results[3] == results[8]
 
 
+@pytest.mark.slow
 def test_many_sizes_share_few_programs_and_change_no_result(make_pairs, tiny_weights, tmp_path):
     sizes = {f"p{i}": (12 + 4 * i, 16 + 4 * ((3 * i) % 5)) for i in range(5)}
     pairs = open_pairs(str(make_pairs(sizes)), "test")

@@ -41,6 +41,7 @@ def scene(homography):
     return sharp[inside], moved[inside], blurred[inside]
 
 
+@pytest.mark.slow
 def test_known_misalignment_is_undone(tiny_weights, tmp_path):
     scenes = {name: scene(homography) for name, homography in HOMOGRAPHIES.items()}
     with zipfile.ZipFile(tmp_path / "RealBlur.zip", "w") as archive:

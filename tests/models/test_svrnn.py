@@ -106,7 +106,7 @@ def squared_error(restored, sharp):
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("backend", ["auto", "plain"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("plain", marks=pytest.mark.slow)])
 def test_gradients_equal_the_official_codes(backend):
     graphdef, params = svrnn_golden.network(backend)
     recorded = svrnn_golden.recorded("backward")
