@@ -13,9 +13,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from deblur_jax.errors import UserError
-from deblur_jax.runtime.files import local_file, real_place
+from deblur_jax.runtime.files import real_place
+from deblur_jax.runtime.python_files import is_there, spec_of
 
 VARIABLE = "DEBLUR_JAX_IMPORT"
 ENTRY_POINTS = "deblur_jax.networks"
@@ -80,22 +82,19 @@ def _import(name: str) -> None:
         except Exception as error:
             raise ExtensionError(f"--import {name}: can't be imported: {_line(error)}") from error
         return
-    try:
-        path = local_file(name)
-    except OSError as error:
-        raise ExtensionError(f"--import {name}: can't be read: {_line(error)}") from error
-    if not path.is_file():
+    if not is_there(name):
         raise ExtensionError(f"--import {name}: no such file")
     # Under the name of the file, so that input workers find the classes in it again.
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    stem = Path(name).stem
+    spec = spec_of(stem, name)
     if spec is None or spec.loader is None:
         raise ExtensionError(f"--import {name}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    sys.modules.setdefault(stem, module)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        sys.modules.pop(path.stem, None)
+        sys.modules.pop(stem, None)
         raise ExtensionError(f"--import {name}: can't be imported: {_line(error)}") from error
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ import deblur_jax
 from deblur_jax.commands.flags import flag_values
 from deblur_jax.config import settings, unknown_field
 from deblur_jax.errors import ConfigError
-from deblur_jax.runtime.files import is_remote, local_file
+from deblur_jax.runtime.files import real_place
+from deblur_jax.runtime.python_files import is_there, spec_of
 from deblur_jax.training.config import Config
 
 _PREFIX = "--config."
@@ -105,36 +107,27 @@ def load_config(name: str) -> Config:
     return config
 
 
-def _find(name: str) -> tuple[Path, str | None]:
+def _find(name: str) -> tuple[str, str | None]:
     package = Path(deblur_jax.__file__).parent
     folders = (package / "configs", package.parent / "configs")  # in a wheel, in a checkout
     file, _, argument = name.rpartition(":")
     for candidate, rest in ((name, None), (file, argument)):
-        path = _local(candidate)
-        if path.is_file():
+        path = os.path.expanduser(candidate)
+        if is_there(path):
             return path, rest
-        if candidate and path.name == candidate:
+        if candidate and os.path.basename(path) == candidate:
             for packaged in (folder / f"{candidate}.py" for folder in folders):
                 if packaged.is_file():
-                    return packaged, rest
+                    return str(packaged), rest
     raise ConfigError(f"--config {name}: no such file")
 
 
-def _local(name: str) -> Path:
-    """The file itself, or a copy of one in a bucket; a path that leads nowhere if there is none."""
-    if not is_remote(name):
-        return Path(name).expanduser()
-    try:
-        return local_file(name)
-    except OSError:
-        return Path(name)
-
-
-def _run(path: Path) -> types.ModuleType:
-    named = sys.modules.get(path.stem)
-    if named and getattr(named, "__file__", None) == str(path.resolve()):  # by --import too
+def _run(path: str) -> types.ModuleType:
+    stem = Path(path).stem
+    named = sys.modules.get(stem)
+    if named and getattr(named, "__file__", None) == real_place(path):  # by --import too
         return named
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    spec = spec_of(f"config_{stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -145,7 +138,7 @@ def _run(path: Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _one_line(name: str | Path) -> Iterator[None]:
+def _one_line(name: str) -> Iterator[None]:
     """Makes one line of whatever the code of a user raises."""
     try:
         yield

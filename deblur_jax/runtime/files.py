@@ -1,8 +1,6 @@
 """Paths, folders, and files that are there whole or not at all."""
 
-import atexit
 import contextlib
-import functools
 import os
 import re
 import shutil
@@ -74,25 +72,6 @@ def file_size(path: PathLike) -> int:
     """
     # ``epath`` looks up the name of the owner too, and fails for a user that has none.
     return epath.Path(path).stat().length if is_remote(path) else os.stat(path).st_size
-
-
-@functools.cache
-def local_file(path: PathLike) -> Path:
-    """A file of this machine: the one that is named, or a copy of one in a bucket.
-
-    The copy has the same name, in a folder that is removed when the process ends.
-
-    Raises:
-        OSError: if it is missing or can't be read.
-    """
-    if not is_remote(path):
-        return Path(path)
-    remote = epath.Path(path)
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copy = Path(folder) / remote.name
-    copy.write_bytes(remote.read_bytes())
-    return copy
 
 
 def check_utf_8(path: PathLike) -> None:
