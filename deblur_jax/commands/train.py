@@ -7,7 +7,7 @@ import jax
 
 from deblur_jax.commands.config_file import add_config_arguments, config_from
 from deblur_jax.errors import ConfigError
-from deblur_jax.planning.plan import least_step_seconds
+from deblur_jax.planning.plan import expected_step_seconds
 from deblur_jax.runtime import cluster, processes
 from deblur_jax.runtime.compilation import keep_compiled_programs
 from deblur_jax.runtime.devices import require_devices, use_all_cores
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
             use_all_cores()
         require_devices()
         outcome = train(
-            config, args.workdir, accept=args.accept, least_step_seconds=least_step_seconds
+            config, args.workdir, accept=args.accept, expected_seconds=expected_step_seconds
         )
         if outcome.finished and jax.process_index() == 0:
             best = "" if outcome.best_step is None else f"; best at step {outcome.best_step}"

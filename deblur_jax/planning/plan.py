@@ -9,6 +9,7 @@ compiler's own, of the model by which it schedules, and was not compared with a 
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -156,19 +157,33 @@ def plan_training(config: Config, topology: str) -> Plan:
     )
 
 
-def least_step_seconds(config: Config, kind: str, count: int) -> float | None:
-    """The time that no train step is faster than, by arithmetic alone; compiles nothing.
+def expected_step_seconds(
+    config: Config, kind: str, count: int, program: Callable[[], str]
+) -> dict[str, float]:
+    """What a plan says of the time of a train step that is compiled already.
 
     Args:
         config: validated, with the global batch size.
         kind: of the devices, as ``jax.Device.device_kind`` says.
         count: how many devices share the batch.
+        program: gives the text of the compiled step.
 
     Returns:
-        Seconds; None where the speed of the devices is not known here.
+        Seconds: ``bound``, that no step is faster than, and ``estimate``, by the compiler, where
+        the program carries it. Nothing where the speed of the devices is not known here. Of a text
+        that this module can't read, the bound is that of the arithmetic alone.
     """
     chip = CHIPS.get(KINDS.get(kind, ""))
-    return None if chip is None else _arithmetic(_macs_of_step(config), config, chip, count)
+    if chip is None:
+        return {}
+    arithmetic = _arithmetic(_macs_of_step(config), config, chip, count)
+    try:
+        parsed = parse_program(program())
+        expected = {"bound": _bound(arithmetic, bytes_moved(parsed), chip)}
+        estimate = estimate_time(parsed, chip)
+    except (LookupError, ValueError):  # another libtpu may write it otherwise; the run goes on
+        return {"bound": arithmetic}
+    return expected if estimate is None else expected | {"estimate": estimate.seconds}
 
 
 def plan_inference(config: Config, topology: str, size: tuple[int, int]) -> Plan:
@@ -240,7 +255,7 @@ def _plan(
     text = program.as_text()
     parsed = parse_program(text)
     moved = float(bytes_moved(parsed))
-    bound = max(arithmetic, moved / chip.bytes_per_second)
+    bound = _bound(arithmetic, moved, chip)
     needed = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -302,6 +317,11 @@ def _arithmetic(macs: int, config: Config, chip: Chip, count: int) -> float:
     """Seconds that the products take where nothing else is done."""
     passes = _PASSES[config.compute.precision] if config.compute.dtype == "float32" else 1
     return 2 * macs * passes / count / chip.flops
+
+
+def _bound(arithmetic: float, moved: float, chip: Chip) -> float:
+    """Seconds: of the products, or of the bytes that one device moves, whichever takes longer."""
+    return max(arithmetic, moved / chip.bytes_per_second)
 
 
 def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:

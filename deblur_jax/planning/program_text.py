@@ -93,6 +93,7 @@ def parse_program(text: str) -> Program:
     """Reads ``compiled.as_text()``."""
     computations: dict[str, dict[str, Instruction]] = {}
     tables: dict[str, dict[int, str]] = {}
+    current: dict[str, Instruction] = {}
     entry, rows = "", {}
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Self
 
 import jax
@@ -57,7 +57,9 @@ def train(
     workdir: PathLike,
     *,
     accept: Collection[str] = (),
-    least_step_seconds: Callable[[Config, str, int], float | None] = lambda *_: None,
+    expected_seconds: Callable[[Config, str, int, Callable[[], str]], Mapping[str, float]] = (
+        lambda *_: {}
+    ),
 ) -> Outcome:
     """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
 
@@ -72,8 +74,9 @@ def train(
         workdir: where checkpoints, ``log.jsonl``, ``tensorboard/`` and ``profile/`` go.
         accept: fields in which ``config`` may differ from that of the run in the workdir, although
             they change its mathematics; see ``training.resume``.
-        least_step_seconds: from the configuration, the kind of device and their number to the time
-            that no step is faster than; see ``planning``. The log has its share.
+        expected_seconds: from the configuration, the kind of device, their number, and a function
+            that gives the text of the compiled step, to the times that are expected of a step, by
+            name; see ``planning``. The log has their shares of the time of a step.
 
     Raises:
         CheckpointError: if a checkpoint can't be written or read, or is of another experiment.
@@ -148,15 +151,7 @@ def train(
         stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(_Stop())
         monitor = stack.enter_context(
-            Monitor(
-                config,
-                schedule,
-                log,
-                mesh.size,
-                start_step,
-                checkpoints.best(),
-                least_step_seconds(config, mesh.devices.flat[0].device_kind, mesh.size),
-            )
+            Monitor(config, schedule, log, mesh.size, start_step, checkpoints.best())
         )
         profiler = Profiler(workdir, wanted=config.profile)
         step = start_step
@@ -165,7 +160,11 @@ def train(
             profiler.before_step(step - start_step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 batch = monitor.next_batch(batches_on_device)
-                state, step_metrics = train_step(state, batch)
+                if step == start_step:
+                    program = train_step.compile(state, batch)
+                    kind = mesh.devices.flat[0].device_kind
+                    monitor.expect(expected_seconds(config, kind, mesh.size, program.as_text))
+                state, step_metrics = program(state, batch)
             stop.defer()
             monitor.follow(step, step_metrics)
             checkpoints.check()

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -32,8 +32,8 @@ class Monitor:
     ``images_per_second``, in all and per device; ``input_wait``, the share of that time in which
     the loop waited for a batch; ``busy_seconds``, the time of a step in which the process did not
     wait for its devices; and the most memory so far, ``host_memory_gib`` and, where the device says
-    it, ``device_memory_gib``. Where ``least_seconds`` is known, ``share_of_bound`` is its share of
-    ``step_seconds``.
+    it, ``device_memory_gib``. For each time that is expected of a step, such as "estimate", there
+    is its share of ``step_seconds``, ``share_of_estimate``.
 
     All devices wait for the last one, so of several hosts the slow one shows in ``busy_seconds``,
     not in ``step_seconds``. The rows of process 0 name it, ``slowest_process``, with its
@@ -46,7 +46,6 @@ class Monitor:
         num_devices: of all processes.
         start_step: the step that the run goes on from.
         best: the best validation so far: its step and PSNR.
-        least_seconds: the time that no step is faster than.
     """
 
     def __init__(
@@ -57,9 +56,8 @@ class Monitor:
         num_devices: int,
         start_step: int,
         best: tuple[int, float] | None,
-        least_seconds: float | None = None,
     ) -> None:
-        self._least_seconds = least_seconds
+        self._expected: Mapping[str, float] = {}
         self._config = config
         self._schedule = schedule
         self._log = log
@@ -84,6 +82,10 @@ class Monitor:
         self._timed_steps = 0
         self._began = time.monotonic()
         self._paused = self._waited_for_input = self._waited_for_device = 0.0
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Takes the times that are expected of a step, in seconds, by name."""
+        self._expected = seconds
 
     def next_batch(self, batches: Iterator[Any]) -> Any:
         """The next batch; the time that it takes counts as waiting for the input."""
@@ -173,9 +175,11 @@ class Monitor:
             "busy_seconds": (elapsed - self._waited_for_device) / steps,
             "host_memory_gib": peak_memory_bytes() / _GIB,
         }
-        if self._least_seconds is not None:
-            speed["share_of_bound"] = self._least_seconds / speed["step_seconds"]
-        return speed | _device_memory()
+        shares = {
+            f"share_of_{name}": seconds / speed["step_seconds"]
+            for name, seconds in self._expected.items()
+        }
+        return speed | shares | _device_memory()
 
     def _show(self, row: dict[str, float]) -> None:
         shown = [

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from deblur_jax.commands.config_file import load_config
 from deblur_jax.data.config import DataConfig
 from deblur_jax.errors import ConfigError
 from deblur_jax.models import initialize, model_config
@@ -135,17 +136,38 @@ def test_the_train_step_of_a_config_is_planned(tmp_path):
     assert "program" not in plan
     estimate = estimate_time(parse_program(hlo.read_text()), chips.CHIPS["v5e"])
     assert estimate.seconds == pytest.approx(plan["estimated_seconds"])
+    config = changed(load_config(str(TINY)), batch_size=8)
+    expected = planning.expected_step_seconds(config, "TPU v5 lite", 4, hlo.read_text)
+    assert expected["bound"] == pytest.approx(plan["step_seconds_bound"])
+    assert expected["estimate"] == pytest.approx(plan["estimated_seconds"])
+
+
+def bound_of(config, count):
+    """The least seconds of a step on chips of v5e, of a program that moves nothing."""
+    empty = "ENTRY %main (x: f32[8]) -> f32[8] {\n  %x = f32[8]{0} parameter(0)\n}"
+    return planning.expected_step_seconds(config, "TPU v5 lite", count, lambda: empty)["bound"]
 
 
 def test_no_step_is_faster_than_its_products():
     """On four chips of v5e; of six products of bfloat16 for one of float32 at highest precision."""
     config = Config(model=model_config("svrnn"), batch_size=8, loss=LossConfig("squared_error"))
-    seconds = planning.least_step_seconds(config, "TPU v5 lite", 4)
+    seconds = bound_of(config, 4)
     assert 1e-5 < seconds < 1e-1
-    assert planning.least_step_seconds(config, "TPU v5 lite", 1) == pytest.approx(4 * seconds)
+    assert bound_of(config, 1) == pytest.approx(4 * seconds)
     precise = changed(config, compute__precision="highest")
-    assert planning.least_step_seconds(precise, "TPU v5 lite", 4) == pytest.approx(6 * seconds)
-    assert planning.least_step_seconds(config, "cpu", 4) is None
+    assert bound_of(precise, 4) == pytest.approx(6 * seconds)
+
+
+def test_what_is_expected_of_a_step_on_devices_of_unknown_speed():
+    config = Config(model=model_config("svrnn"), batch_size=8, loss=LossConfig("squared_error"))
+    assert planning.expected_step_seconds(config, "cpu", 4, pytest.fail) == {}
+
+
+def test_a_program_text_that_cannot_be_read_does_not_end_a_run():
+    config = Config(model=model_config("svrnn"), batch_size=8, loss=LossConfig("squared_error"))
+    for text in ("", "of another kind", "ENTRY %main (x: f32[8]) -> f32[8] {\n  %y = call(%x)\n}"):
+        expected = planning.expected_step_seconds(config, "TPU v5 lite", 4, lambda text=text: text)
+        assert expected == {"bound": pytest.approx(bound_of(config, 4))}
 
 
 @pytest.mark.slow
@@ -177,8 +199,7 @@ def test_inference_is_planned_for_one_image_per_chip():
 def test_products_with_the_zeros_of_packed_kernels_do_not_count():
     config = Config(model=model_config("mimo_unet", num_res_blocks=1))
     seconds, in_plain_form = (
-        planning.least_step_seconds(changed(config, compute__backend=name), "TPU v5 lite", 4)
-        for name in ("tpu", "plain")
+        bound_of(changed(config, compute__backend=name), 4) for name in ("tpu", "plain")
     )
     assert seconds == in_plain_form
 

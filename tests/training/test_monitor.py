@@ -47,14 +47,15 @@ def metrics(loss=1.0, skipped=0.0):
     return {"loss": jnp.float32(loss), "skipped": jnp.float32(skipped)}
 
 
-def test_a_row_has_the_share_of_the_least_time_of_a_step(tiny_config, clock):
-    for least, expected in ((None, None), (0.5, 0.25)):
-        log = Log()
-        with make_monitor(changed(tiny_config, log_every=2), log, least_seconds=least) as monitor:
-            for step in range(5):
-                monitor.follow(step, metrics())
-                clock.now += 2.0
-        assert log.rows[-1].get("share_of_bound") == expected
+def test_a_row_has_the_share_of_each_time_that_is_expected_of_a_step(tiny_config, clock):
+    log = Log()
+    with make_monitor(changed(tiny_config, log_every=2), log) as monitor:
+        for step in range(5):
+            monitor.follow(step, metrics())
+            monitor.expect({"bound": 0.5, "estimate": 1.5})
+            clock.now += 2.0
+    assert log.rows[-1]["share_of_bound"] == 0.25
+    assert log.rows[-1]["share_of_estimate"] == 0.75
 
 
 def test_what_a_row_says_of_the_time_of_a_step(tiny_config, clock):
