@@ -25,7 +25,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,12 +86,15 @@ def score(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> Score:
         )
     if not (np.isfinite(restored).all() and np.isfinite(sharp).all()):
         raise MetricError("an image holds numbers that are not finite")
-    if _are_equal(restored, sharp, mode):
+    restored, sharp = (_as_measured(image, mode) for image in (restored, sharp))
+    if np.array_equal(restored, sharp):
         return Score(math.inf, 1.0)
+    converged, mask = True, np.ones((*sharp.shape[:2], 1), np.float32)
     if mode == "realblur":
-        return _score_aligned(restored, sharp)
-    psnr, origin = _psnr_and_origin(restored, sharp, mode)
-    return Score(float(psnr), _ssim_in_bands(restored, sharp, origin, mode))
+        restored, sharp, mask, converged = align(restored, sharp)
+    psnr, origin = _psnr_and_origin(restored, sharp, mask)
+    ssim = _ssim_in_bands(restored, sharp, mask, origin, volume=mode in ("float", "matlab"))
+    return Score(float(psnr), ssim, converged)
 
 
 def best_score(
@@ -121,62 +124,48 @@ def best_score(
     return best._replace(ssim=max(one.ssim for one, _ in scored)), nearest
 
 
-def _are_equal(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> bool:
-    """Whether a mode sees no difference, decided before anything is computed that rounds."""
-    if mode == "float":
-        return np.array_equal(np.clip(restored, 0.0, 1.0), sharp)
-    return np.array_equal(_rounded(restored, np), _rounded(sharp, np))
-
-
-def _score_aligned(restored: Any, sharp: Any) -> Score:
-    aligned = align(_rounded(restored, np), _rounded(sharp, np))
-    psnr, ssim = _scores_on_mask(aligned.restored, aligned.sharp, aligned.mask)
-    return Score(float(psnr), float(ssim), aligned.converged)
-
-
-@functools.partial(jax.jit, static_argnames="mode")
-def _psnr_and_origin(restored: Any, sharp: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
-    """The PSNR, and the mean of the sharp image."""
-    restored, sharp = _as_measured(restored, sharp, mode)
-    return -10.0 * jnp.log10(jnp.mean(jnp.square(restored - sharp))), jnp.mean(sharp)
-
-
-def _ssim_in_bands(restored: np.ndarray, sharp: np.ndarray, origin: jax.Array, mode: Mode) -> float:
-    """The mean SSIM, in bands of rows: computing it takes some fifty times the memory of a band."""
-    height, width = restored.shape[:2]
-    outside = _RADIUS if mode == "skimage" else 0  # rows that have no SSIM, above and below
-    count = max(1, round(height * width / _PIXELS_AT_ONCE))
-    edges = np.linspace(outside, height - outside, count + 1).astype(int)
-    total = 0.0
-    for start, stop in itertools.pairwise(edges):
-        rows = np.arange(start - _RADIUS, stop + _RADIUS).clip(0, height - 1)  # borders repeated
-        mean = _ssim(restored[rows], sharp[rows], origin, mode)
-        total += float(mean) * float(stop - start)
-    return total / (height - 2 * outside)
-
-
-@functools.partial(jax.jit, static_argnames="mode")
-def _ssim(restored: Any, sharp: Any, origin: jax.Array, mode: Mode) -> jax.Array:
-    """The mean SSIM of the rows but for five above and below, (h, w, 3) to ()."""
-    window = _blurred_inside if mode == "skimage" else _blurred_volume
-    return jnp.mean(_ssim_map(*_as_measured(restored, sharp, mode), origin, window))
-
-
-def _as_measured(restored: Any, sharp: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
-    """The images as a mode compares them, float32 in [0, 1]."""
-    restored, sharp = restored.astype(jnp.float32), sharp.astype(jnp.float32)
-    if mode == "float":
-        return jnp.clip(restored, 0.0, 1.0), sharp
-    return _rounded(restored, jnp), _rounded(sharp, jnp)
+def _as_measured(image: np.ndarray, mode: Mode) -> np.ndarray:
+    """The image as a mode compares it, float32 in [0, 1]."""
+    image = np.clip(image, 0.0, 1.0, dtype=np.float32)
+    return image if mode == "float" else np.round(image * np.float32(255.0)) / np.float32(255.0)
 
 
 @jax.jit
-def _scores_on_mask(restored: Any, sharp: Any, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Means over the pixels of ``mask``, (h, w, 1), where both images are; they are 0 beyond."""
+def _psnr_and_origin(
+    restored: jax.Array, sharp: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The PSNR over the pixels of ``mask``, (h, w, 1), and the mean of the sharp image.
+
+    Both images are 0 beyond the mask.
+    """
     error = jnp.sum(jnp.square(restored - sharp)) / jnp.sum(3.0 * mask)
-    inside = mask[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
-    ssim = _ssim_map(restored, sharp, jnp.mean(sharp), _blurred_inside)
-    return -10.0 * jnp.log10(error), jnp.sum(ssim * inside) / jnp.sum(3.0 * inside)
+    return -10.0 * jnp.log10(error), jnp.mean(sharp)
+
+
+def _ssim_in_bands(
+    restored: np.ndarray, sharp: np.ndarray, mask: np.ndarray, origin: jax.Array, *, volume: bool
+) -> float:
+    """The mean SSIM over ``mask``, in bands of rows: it takes some fifty times a band's memory."""
+    height, width = restored.shape[:2]
+    outside = 0 if volume else _RADIUS  # rows and columns that have no SSIM, on each side
+    count = max(1, round(height * width / _PIXELS_AT_ONCE))
+    edges = np.linspace(outside, height - outside, count + 1).astype(int)
+    total = weight = 0.0
+    for start, stop in itertools.pairwise(edges):
+        rows = np.arange(start - _RADIUS, stop + _RADIUS).clip(0, height - 1)  # borders repeated
+        inside = mask[start:stop, outside : width - outside]
+        total += float(_sum_of_ssim(restored[rows], sharp[rows], inside, origin, volume=volume))
+        weight += 3.0 * float(inside.sum(dtype=np.float64))
+    return total / weight if weight else math.nan  # as the PSNR of no pixels
+
+
+@functools.partial(jax.jit, static_argnames="volume")
+def _sum_of_ssim(
+    restored: jax.Array, sharp: jax.Array, inside: jax.Array, origin: jax.Array, *, volume: bool
+) -> jax.Array:
+    """The sum over ``inside``, which has the rows but for five above and below; a scalar."""
+    window = _blurred_volume if volume else _blurred_inside
+    return jnp.sum(_ssim_map(restored, sharp, origin, window) * inside)
 
 
 def psnr(restored: jax.typing.ArrayLike, sharp: jax.typing.ArrayLike) -> jax.Array:
@@ -191,11 +180,6 @@ def psnr(restored: jax.typing.ArrayLike, sharp: jax.typing.ArrayLike) -> jax.Arr
     """
     error = jnp.clip(jnp.asarray(restored, jnp.float32), 0.0, 1.0) - jnp.asarray(sharp, jnp.float32)
     return -10.0 * jnp.log10(jnp.mean(jnp.square(error), (-3, -2, -1)))
-
-
-def _rounded(image: Any, xp: Any) -> Any:
-    """To the nearest of 256 levels, in [0, 1]."""
-    return xp.round(xp.clip(image, 0.0, 1.0) * xp.float32(255.0)) / xp.float32(255.0)
 
 
 def _ssim_map(

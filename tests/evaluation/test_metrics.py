@@ -185,28 +185,21 @@ def test_a_window_needs_its_place(mode):
         score(np.zeros((10, 12, 3)), np.zeros((10, 12, 3)), mode)
 
 
-@pytest.mark.parametrize("mode", ["float", "matlab", "skimage"])
-def test_no_tpu_rounds_to_bfloat16(mode):
+def test_no_tpu_rounds_to_bfloat16():
     sharding = jax.sharding.SingleDeviceSharding(topology_mesh("v5e:2x2").devices[0])
-    image = jax.ShapeDtypeStruct((64, 96, 3), jnp.float32, sharding=sharding)
-    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding)
-    functions = [metrics._ssim.lower(image, image, number, mode=mode)]
-    if mode != "skimage":  # which has the PSNR of matlab
-        functions.append(metrics._psnr_and_origin.lower(image, image, mode=mode))
-    for lowered in functions:
+
+    def array(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+    images = array(64, 96, 3), array(64, 96, 3)
+    for lowered in (
+        metrics._psnr_and_origin.lower(*images, array(64, 96, 1)),
+        metrics._sum_of_ssim.lower(*images, array(54, 96, 1), array(), volume=True),
+        metrics._sum_of_ssim.lower(*images, array(54, 86, 1), array(), volume=False),
+    ):
         program = lowered.compile().as_text()
         assert "f32[" in program
         assert "bf16" not in program
-
-
-def test_no_tpu_rounds_what_was_aligned():
-    sharding = jax.sharding.SingleDeviceSharding(topology_mesh("v5e:2x2").devices[0])
-    image, mask = (
-        jax.ShapeDtypeStruct((64, 96, channels), jnp.float32, sharding=sharding)
-        for channels in (3, 1)
-    )
-    program = metrics._scores_on_mask.lower(image, image, mask).compile().as_text()
-    assert "bf16" not in program
 
 
 @pytest.mark.parametrize("mode", ["float", "matlab", "skimage"])
@@ -218,5 +211,18 @@ def test_bands_of_a_large_image_change_nothing(mode, height, monkeypatch):
     whole = score(restored, sharp, mode)
     monkeypatch.setattr(metrics, "_PIXELS_AT_ONCE", 200)
     in_bands = score(restored, sharp, mode)
+    assert in_bands.psnr == whole.psnr
+    assert in_bands.ssim == pytest.approx(whole.ssim, rel=1e-6)
+
+
+def test_bands_of_a_large_image_change_nothing_on_a_mask(monkeypatch):
+    """The image is moved by 14 pixels, so that whole bands are outside."""
+    _, sharp = images(80, 60)
+    sharp = scipy.ndimage.gaussian_filter(sharp, (2, 2, 0))
+    moved = np.roll(sharp, 14, axis=0)
+    whole = score(0.9 * moved, sharp, "realblur")
+    assert whole.aligned
+    monkeypatch.setattr(metrics, "_PIXELS_AT_ONCE", 200)
+    in_bands = score(0.9 * moved, sharp, "realblur")
     assert in_bands.psnr == whole.psnr
     assert in_bands.ssim == pytest.approx(whole.ssim, rel=1e-6)
