@@ -28,10 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LANES = 128
-STRIPS = 8
-"""Of an image: as many as a register has sublanes, over which the batch lies."""
+from deblur_jax.ops.tpu.strips import strips_of
 
+LANES = 128
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
@@ -39,7 +38,7 @@ Array = TypeVar("Array", jax.Array, np.ndarray)
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["array"],
-    meta_fields=["height", "width", "columns", "in_stack", "shifted"],
+    meta_fields=["height", "width", "columns", "strips", "in_stack", "shifted"],
 )
 @dataclasses.dataclass(frozen=True)
 class Packed:
@@ -49,6 +48,7 @@ class Packed:
         array: (b·strips, rows of a strip, positions, lanes); see ``by_column``.
         height, width: of the map, in pixels.
         columns: p, how many share a position.
+        strips: that each image is cut into.
         in_stack: whether convolutions go from one grid to the other.
         shifted: whether it lies on the shifted grid.
     """
@@ -57,6 +57,7 @@ class Packed:
     height: int
     width: int
     columns: int
+    strips: int
     in_stack: bool = False
     shifted: bool = False
 
@@ -76,21 +77,27 @@ class Packed:
         return self.array.shape[-1] // self.columns
 
 
-def pack(features: jax.Array, *, channels: int, halvings: int = 0) -> Packed:
+def pack(
+    features: jax.Array, *, channels: int, halvings: int = 0, strips: int | None = None
+) -> Packed:
     """Packs an NHWC array on the plain grid.
 
     Args:
         features: (b, h, w, i), h and w multiples of 2^halvings.
         channels: of the maps of this size that it is convolved to; they shall fill the lanes.
         halvings: how often the network halves a map of this size.
+        strips: of each image; by default as many as are fastest.
     """
-    rows = math.ceil((features.shape[1] >> halvings) / STRIPS) << halvings
-    return _packed(features, rows, columns_of(channels))
+    images, height, width, _ = features.shape
+    smallest = images, height >> halvings, width >> halvings
+    strips = strips or strips_of(smallest, features.dtype)
+    rows = math.ceil(smallest[1] / strips) << halvings
+    return _packed(features, rows, strips, columns_of(channels))
 
 
 def pack_as(features: jax.Array, packed: Packed) -> Packed:
     """Packs an NHWC array of the size of a map in the form of this map."""
-    return _packed(features, packed.array.shape[1], packed.columns)
+    return _packed(features, packed.array.shape[1], packed.strips, packed.columns)
 
 
 def with_columns(packed: Packed, columns: int) -> Packed:
@@ -107,20 +114,20 @@ def with_columns(packed: Packed, columns: int) -> Packed:
     return dataclasses.replace(packed, array=array, columns=columns)
 
 
-def _packed(features: jax.Array, rows: int, columns: int) -> Packed:
+def _packed(features: jax.Array, rows: int, strips: int, columns: int) -> Packed:
     b, h, w, c = features.shape
     positions = math.ceil(w / columns)
-    padding = ((0, 0), (0, rows * STRIPS - h), (0, positions * columns - w), (0, 0))
-    array = jnp.pad(features, padding).reshape(b * STRIPS, rows, positions, columns, c)
-    return Packed(in_lanes(array), height=h, width=w, columns=columns)
+    padding = ((0, 0), (0, rows * strips - h), (0, positions * columns - w), (0, 0))
+    array = jnp.pad(features, padding).reshape(b * strips, rows, positions, columns, c)
+    return Packed(in_lanes(array), height=h, width=w, columns=columns, strips=strips)
 
 
 def unpack(packed: Packed) -> jax.Array:
     """(b, h, w, c) of either grid."""
     n, rows, positions, _ = packed.array.shape
-    b, c = n // STRIPS, packed.channels
+    b, c = n // packed.strips, packed.channels
     array = by_column(packed.array, packed.columns)
-    array = array.reshape(b, STRIPS * rows, positions * packed.columns, c)
+    array = array.reshape(b, packed.strips * rows, positions * packed.columns, c)
     first, last = packed.offset, packed.offset + packed.width
     return jax.lax.slice(array, (0, 0, first, 0), (b, packed.height, last, c))
 
@@ -165,7 +172,7 @@ def with_neighbouring_rows(packed: Packed, above: int, below: int) -> jax.Array:
         (b·strips, above + rows + below, positions, lanes); zeros beyond the image.
     """
     n, rows, positions, lanes = packed.array.shape
-    strips = packed.array.reshape(-1, STRIPS, rows, positions, lanes)
+    strips = packed.array.reshape(-1, packed.strips, rows, positions, lanes)
     if max(above, below) > rows:
         return _with_rows_of_several_strips(strips, above, below)
     parts = [strips]
@@ -180,11 +187,11 @@ def with_neighbouring_rows(packed: Packed, above: int, below: int) -> jax.Array:
 
 
 def _with_rows_of_several_strips(strips: jax.Array, above: int, below: int) -> jax.Array:
-    b, _, rows, positions, lanes = strips.shape
-    image = strips.reshape(b, STRIPS * rows, positions, lanes)
+    b, count, rows, positions, lanes = strips.shape
+    image = strips.reshape(b, count * rows, positions, lanes)
     image = jnp.pad(image, ((0, 0), (above, below), (0, 0), (0, 0)))
-    wider = [image[:, rows * s : rows * (s + 1) + above + below] for s in range(STRIPS)]
-    return jnp.stack(wider, axis=1).reshape(b * STRIPS, -1, positions, lanes)
+    wider = [image[:, rows * s : rows * (s + 1) + above + below] for s in range(count)]
+    return jnp.stack(wider, axis=1).reshape(b * count, -1, positions, lanes)
 
 
 def interleaved_rows(even: jax.Array, odd: jax.Array) -> jax.Array:
@@ -207,9 +214,9 @@ def zero_beyond(packed: Packed, at_border: float = 1.0) -> Packed:
     if not (of_columns == 1).all():
         each = np.broadcast_to(of_columns.reshape(positions, columns, 1), (positions, columns, c))
         array *= jnp.asarray(in_lanes(each), array.dtype)
-    of_rows = _factors(rows * STRIPS, 0, packed.height, at_border)
+    of_rows = _factors(rows * packed.strips, 0, packed.height, at_border)
     if not (of_rows == 1).all():
-        of_strips = np.tile(of_rows.reshape(STRIPS, rows), (n // STRIPS, 1))
+        of_strips = np.tile(of_rows.reshape(-1, rows), (n // packed.strips, 1))
         array *= jnp.asarray(of_strips[:, :, None, None], array.dtype)
     return dataclasses.replace(packed, array=array)
 

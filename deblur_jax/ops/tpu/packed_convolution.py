@@ -27,10 +27,8 @@ from deblur_jax.ops.tpu.packed import (
     with_neighbouring_rows,
     zero_beyond,
 )
+from deblur_jax.ops.tpu.strips import SUBLANES
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
-
-_SUBLANES = 8
-"""Of a register."""
 
 Reads = Callable[[int], list[tuple[int, int]]]
 """From a column of the output, the columns that it reads, each with its tap."""
@@ -108,7 +106,7 @@ def _sum_of_lanes(_: None, d_array: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     if d_array.dtype != jnp.bfloat16:
         return d_array, d_array.sum((0, 1, 2))
-    ones = jnp.ones((*d_array.shape[:3], _SUBLANES), d_array.dtype)
+    ones = jnp.ones((*d_array.shape[:3], SUBLANES), d_array.dtype)
     sums = jax.lax.conv_general_dilated(
         ones,
         d_array,

@@ -1,18 +1,19 @@
 """The gated recurrence of packed feature maps, as Pallas kernels.
 
 Arrays lie in memory as (rows of a strip, positions, b·strips, lanes), so the kernels take them in
-this order and nothing is moved for them. A vector register holds all strips of one image.
+this order and nothing is moved for them. A vector register holds 8 strips, of one or more images.
 
 Along the columns a kernel goes from position to position, and within one from column to column by
-rolling the lanes. Along the rows all strips are scanned at once, first from zero, which gives what
-each hands on to the next, h at its last row as a + b·(h before its first row); then from the true
-beginning. Beyond the image x and g are zero, hence h as well.
+rolling the lanes. Along the rows all strips are scanned at once from their true beginning. Where an
+image has several, a scan from zero comes first: it gives what each strip hands on to the next, h at
+its last row as a + b·(h before its first row). Beyond the image x and g are zero, hence h as well.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from deblur_jax.ops.recurrence import DIRECTIONS, Direction, Recurrence
-from deblur_jax.ops.tpu.packed import LANES, STRIPS, Packed, pack_as, unpack
+from deblur_jax.ops.tpu.packed import LANES, Packed, pack_as, unpack
+from deblur_jax.ops.tpu.strips import SUBLANES
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
 _BYTES_ON_CHIP = 12 * 2**20
@@ -51,7 +53,7 @@ def make_packed_recurrence(of_arrays: Recurrence, *, interpret: bool) -> Callabl
                 inputs.array.transpose(order),
                 gates.array.transpose(order),
                 scans,
-                inputs.columns,
+                _Form(inputs.columns, inputs.strips),
                 interpret,
             )
         return dataclasses.replace(gates, array=states.transpose(2, 0, 1, 3))
@@ -59,11 +61,20 @@ def make_packed_recurrence(of_arrays: Recurrence, *, interpret: bool) -> Callabl
     return recurrence
 
 
+class _Form(NamedTuple):
+    """How many columns share a position, and how many strips an image has."""
+
+    columns: int
+    strips: int
+
+
 def _fits(inputs: Packed, gates: Packed) -> bool:
-    """Whether lanes are full and correspond, and a line of the map fits on the chip."""
-    _, rows, positions, lanes = inputs.array.shape
-    correspond = lanes == LANES and gates.columns == inputs.columns
-    return correspond and _lines_at_once(max(rows, positions), arrays=7) > 0
+    """Whether registers are full, lanes correspond, and a line of the map fits on the chip."""
+    n, rows, positions, lanes = inputs.array.shape
+    group = math.lcm(SUBLANES, inputs.strips)
+    fill = lanes == LANES and n % group == 0
+    fit = _lines_at_once(max(rows, positions), group, arrays=7) > 0
+    return fill and fit and gates.columns == inputs.columns
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -71,7 +82,7 @@ def _states(
     inputs: jax.Array,
     gates: jax.Array,
     directions: tuple[Direction, ...],
-    columns: int,
+    form: _Form,
     interpret: bool,
 ) -> jax.Array:
     written: dict[int, jax.Array] = {}
@@ -79,12 +90,13 @@ def _states(
         kernel = _forward_rows if direction.axis == _ROWS else _forward_columns
         outputs = [jax.ShapeDtypeStruct(gates.shape, inputs.dtype)]
         results = _call(
-            functools.partial(kernel, reverse=direction.reverse, columns=columns),
+            functools.partial(kernel, reverse=direction.reverse, form=form),
             [(inputs, 0), (gates, slot)],
             outputs,
             [slot],
             written,
             direction,
+            form.strips,
             operations=3,
             interpret=interpret,
         )
@@ -96,16 +108,16 @@ def _keep(
     inputs: jax.Array,
     gates: jax.Array,
     directions: tuple[Direction, ...],
-    columns: int,
+    form: _Form,
     interpret: bool,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    states = _states(inputs, gates, directions, columns, interpret)
+    states = _states(inputs, gates, directions, form, interpret)
     return states, (inputs, gates, states)
 
 
 def _pull_back(
     directions: tuple[Direction, ...],
-    columns: int,
+    form: _Form,
     interpret: bool,
     kept: tuple[jax.Array, jax.Array, jax.Array],
     d_states: jax.Array,
@@ -120,12 +132,13 @@ def _pull_back(
             jax.ShapeDtypeStruct(gates.shape, gates.dtype),
         ]
         d_inputs, written[1] = _call(
-            functools.partial(kernel, reverse=direction.reverse, columns=columns),
+            functools.partial(kernel, reverse=direction.reverse, form=form),
             [(inputs, 0), (gates, slot), (states, slot), (d_states, slot), (d_inputs, 0)],
             outputs,
             [0, slot],
             written,
             direction,
+            form.strips,
             operations=7,
             interpret=interpret,
         )
@@ -135,9 +148,9 @@ def _pull_back(
 _states.defvjp(_keep, _pull_back)
 
 
-def _lines_at_once(steps: int, arrays: int) -> int:
-    """How many lines, each of the strips of one image, go over the chip at once."""
-    return _BYTES_ON_CHIP // (2 * arrays * 4 * STRIPS * LANES * steps)
+def _lines_at_once(steps: int, group: int, arrays: int) -> int:
+    """How many lines, each of a group of strips, go over the chip at once."""
+    return _BYTES_ON_CHIP // (2 * arrays * 4 * group * LANES * steps)
 
 
 def _call(
@@ -147,11 +160,12 @@ def _call(
     slots: Sequence[int],
     written: dict[int, jax.Array],
     direction: Direction,
+    strips: int,
     *,
     operations: int,
     interpret: bool,
 ) -> list[jax.Array]:
-    """Runs a kernel for one direction, over blocks of lines and of images.
+    """Runs a kernel for one direction, over blocks of lines and of whole images.
 
     Args:
         kernel: takes references to (rows, positions, b·strips, 128) of each array and output.
@@ -160,23 +174,24 @@ def _call(
         slots: for each output the 128 lanes that the kernel writes.
         written: arrays whose other lanes an output keeps, by the place of the output.
         direction: of the scan.
+        strips: of each image.
         operations: additions and multiplications for each value of a state.
         interpret: run it step by step in JAX.
     """
     rows, positions, n, _ = arrays[0][0].shape
     along_rows = direction.axis == _ROWS
     steps, lines = (rows, positions) if along_rows else (positions, rows)
-    most = max(1, _lines_at_once(steps, len(arrays) + len(outputs)))
+    group = math.lcm(SUBLANES, strips)  # whole registers, and whole images
+    most = max(1, _lines_at_once(steps, group, len(arrays) + len(outputs)))
     of_lines = max(k for k in range(1, min(most, lines) + 1) if lines % k == 0)
-    images = n // STRIPS
-    of_images = max(k for k in range(1, most // of_lines + 1) if images % k == 0)
+    of_groups = max(k for k in range(1, most // of_lines + 1) if n // group % k == 0)
     shape = (steps, of_lines) if along_rows else (of_lines, steps)
 
     def spec(slot: int) -> pl.BlockSpec:
-        def place(image: Any, line: Any) -> tuple:
-            return (0, line, image, slot) if along_rows else (line, 0, image, slot)
+        def place(block: Any, line: Any) -> tuple:
+            return (0, line, block, slot) if along_rows else (line, 0, block, slot)
 
-        return pl.BlockSpec((*shape, of_images * STRIPS, LANES), place)
+        return pl.BlockSpec((*shape, of_groups * group, LANES), place)
 
     def run(*refs: Any) -> None:
         kernel(*refs[: len(arrays)], *refs[len(arrays) + len(written) :])
@@ -185,7 +200,7 @@ def _call(
     moved = sum(size * array.dtype.itemsize for array, _ in arrays)
     return pl.pallas_call(
         run,
-        grid=(images // of_images, lines // of_lines),
+        grid=(n // group // of_groups, lines // of_lines),
         in_specs=[spec(slot) for _, slot in arrays]
         + [pl.BlockSpec(memory_space=pl.ANY)] * len(written),
         out_specs=[spec(slot) for slot in slots],
@@ -201,8 +216,9 @@ def _call(
     )(*(array for array, _ in arrays), *(written[i] for i in sorted(written)))
 
 
-def _forward_columns(x_ref: Any, g_ref: Any, h_ref: Any, *, reverse: bool, columns: int) -> None:
+def _forward_columns(x_ref: Any, g_ref: Any, h_ref: Any, *, reverse: bool, form: _Form) -> None:
     steps = x_ref.shape[1]
+    columns = form.columns
     column = _column(x_ref[:, 0].shape, columns)
 
     def step(i: Any, before: jax.Array) -> jax.Array:
@@ -229,10 +245,11 @@ def _backward_columns(
     dg_ref: Any,
     *,
     reverse: bool,
-    columns: int,
+    form: _Form,
 ) -> None:
     """Goes against the scan's direction."""
     steps = x_ref.shape[1]
+    columns = form.columns
     column = _column(x_ref[:, 0].shape, columns)
     last = 0 if reverse else columns - 1
 
@@ -259,8 +276,7 @@ def _backward_columns(
     jax.lax.fori_loop(0, steps, step, jnp.zeros(column.shape, jnp.float32))
 
 
-def _forward_rows(x_ref: Any, g_ref: Any, h_ref: Any, *, reverse: bool, columns: int) -> None:
-    del columns
+def _forward_rows(x_ref: Any, g_ref: Any, h_ref: Any, *, reverse: bool, form: _Form) -> None:
 
     def step(row: Any, h: jax.Array) -> jax.Array:
         x, g = (ref[row].astype(jnp.float32) for ref in (x_ref, g_ref))
@@ -271,7 +287,7 @@ def _forward_rows(x_ref: Any, g_ref: Any, h_ref: Any, *, reverse: bool, columns:
         h_ref[row] = h.astype(h_ref.dtype)
         return h
 
-    begin = _strips_begin_with(step, g_ref, reverse)
+    begin = _strips_begin_with(step, g_ref, form.strips, reverse)
     _fold_rows(keep, begin, g_ref, reverse)
 
 
@@ -285,14 +301,13 @@ def _backward_rows(
     dg_ref: Any,
     *,
     reverse: bool,
-    columns: int,
+    form: _Form,
 ) -> None:
     """Goes against the scan's direction."""
-    del columns
     rows = g_ref.shape[0]
     first, last = (rows - 1, 0) if reverse else (0, rows - 1)
     # Before the first row of a strip lies the last one of the strip before it.
-    beyond = _to_next_strip(h_ref[last].astype(jnp.float32), reverse)
+    beyond = _to_next_strip(h_ref[last].astype(jnp.float32), form.strips, reverse)
 
     def step(row: Any, passed_on: jax.Array) -> jax.Array:
         return g_ref[row].astype(jnp.float32) * (dy_ref[row].astype(jnp.float32) + passed_on)
@@ -306,13 +321,15 @@ def _backward_rows(
         dg_ref[row] = (total * (previous - x)).astype(dg_ref.dtype)
         return g * total
 
-    begin = _strips_begin_with(step, g_ref, not reverse)
+    begin = _strips_begin_with(step, g_ref, form.strips, not reverse)
     _fold_rows(keep, begin, g_ref, not reverse)
 
 
-def _strips_begin_with(step: Callable, g_ref: Any, reverse: bool) -> jax.Array:
+def _strips_begin_with(step: Callable, g_ref: Any, strips: int, reverse: bool) -> jax.Array:
     """The carry before the first row of each strip, (positions, b·strips, 128)."""
     zeros = jnp.zeros(g_ref.shape[1:], jnp.float32)
+    if strips == 1:
+        return zeros
 
     def with_product(row: Any, carry: tuple) -> tuple:
         end, product = carry
@@ -320,8 +337,8 @@ def _strips_begin_with(step: Callable, g_ref: Any, reverse: bool) -> jax.Array:
 
     end, product = _fold_rows(with_product, (zeros, zeros + 1.0), g_ref, reverse)
     begin = zeros
-    for _ in range(STRIPS - 1):
-        begin = _to_next_strip(end + product * begin, reverse)
+    for _ in range(strips - 1):
+        begin = _to_next_strip(end + product * begin, strips, reverse)
     return begin
 
 
@@ -332,12 +349,14 @@ def _fold_rows(step: Callable, carry: Any, ref: Any, reverse: bool) -> Any:
     )
 
 
-def _to_next_strip(array: jax.Array, reverse: bool) -> jax.Array:
+def _to_next_strip(array: jax.Array, strips: int, reverse: bool) -> jax.Array:
     """Each strip's values to the one that follows it; zeros to the first one."""
+    if strips == 1:
+        return jnp.zeros_like(array)
     axis = array.ndim - 2
-    strip = jax.lax.rem(jax.lax.broadcasted_iota(jnp.int32, array.shape, axis), STRIPS)
+    strip = jax.lax.rem(jax.lax.broadcasted_iota(jnp.int32, array.shape, axis), strips)
     shift = array.shape[axis] - 1 if reverse else 1
-    first = STRIPS - 1 if reverse else 0
+    first = strips - 1 if reverse else 0
     return jnp.where(strip == first, 0.0, pltpu.roll(array, shift, axis))
 
 

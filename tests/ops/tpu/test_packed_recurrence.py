@@ -26,6 +26,7 @@ def scanned(ops, x, guidance, kernel, directions):
         pytest.param((1, 9, 7, 64), tuple(DIRECTIONS), id="all, 2 columns"),
         pytest.param((3, 8, 3, 128), ("right_to_left", "bottom_to_top"), id="two, 1 column"),
         pytest.param((1, 10, 6, 24), tuple(DIRECTIONS), id="lanes that are not full"),
+        pytest.param((8, 10, 6, 32), tuple(DIRECTIONS), id="all, one strip an image"),
     ],
 )
 def test_states_and_gradients_are_the_plain_ones(shape, directions):
@@ -59,12 +60,15 @@ def test_forward_differentiation_names_the_plain_backend():
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
-def test_the_kernels_compile_for_tpus(dtype):
+@pytest.mark.parametrize("strips", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
+def test_the_kernels_compile_for_tpus(dtype, strips):
     device = topology_mesh("v5e:2x2").devices.ravel()[0]
     placed = jax.sharding.SingleDeviceSharding(device)
 
     def loss(x, gates):
-        forms = [Packed(array, height=90, width=164, columns=4) for array in (x, gates)]
+        forms = [
+            Packed(array, height=90, width=164, columns=4, strips=strips) for array in (x, gates)
+        ]
         return jnp.sum(jnp.square(TPU.gated_recurrence(*forms).array.astype(jnp.float32)))
 
     arrays = [
