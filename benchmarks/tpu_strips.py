@@ -1,94 +1,82 @@
-"""How many strips of an image suit a TPU: ``python -m benchmarks.tpu_strips``.
+"""How many strips of an image suit a TPU: ``python -m benchmarks.tpu_strips --config svrnn_gopro``.
 
-Compiles a network's stacks of eight residual blocks, at its three sizes and for one chip of v5e,
-with the images cut into several numbers of strips, and prints the compiler's estimates. The best
-numbers are the table in ``deblur_jax/ops/tpu/strips.py``. It needs libtpu and no TPU.
+Compiles a network for chips of v5e, with its images cut into several numbers of strips, and prints
+the compiler's estimates and the entry that the best one is in the table of
+``deblur_jax/ops/tpu/strips.py``. It needs libtpu and no TPU, and minutes for each number.
 """
 
 import argparse
-import functools
-from collections.abc import Callable
+import dataclasses
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.sharding import SingleDeviceSharding
+from deblur_jax import Config
+from deblur_jax.commands.config_file import load_config
+from deblur_jax.models import abstract_model
+from deblur_jax.ops.tpu import strips
+from deblur_jax.planning.plan import Plan, plan_inference, plan_training
 
-from deblur_jax.models import ComputeConfig
-from deblur_jax.models.mimo_unet import EncoderBlock
-from deblur_jax.ops.tpu.packed import pack, unpack
-from deblur_jax.ops.tpu.strips import SUBLANES
-from deblur_jax.planning.chips import CHIPS, topology_devices
-from deblur_jax.planning.estimate import estimate_time
-from deblur_jax.planning.program_text import parse_program
-
-_BLOCKS, _CHANNELS, _SIZES = 8, 32, 3
-_PROGRAMS = [
-    *[("bfloat16", images, 256, 256) for images in (1, 2, 4, 8, 16, 32)],
-    *[("float32", 1, 720, 1280), ("float32", 1, 1088, 1920)],
-]
-"""Patches in training, with the gradient, and photographs in restoration, without."""
-_COUNTS = (1, 2, 4, 8, 16, 32)
+_TOPOLOGY = "v5e:2x2"
+_AS_FAST = 1.03
+"""What takes no more times the least is taken as equal; then the least memory counts."""
 
 
 def main() -> None:
-    """Prints a line for each program, and its entry of the table."""
+    """Prints a line for each number of strips, and the entry of the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
-    for dtype, images, height, width in _PROGRAMS:
-        counts = [count for count in _COUNTS if images * count % SUBLANES == 0]
-        seconds = {c: estimated_seconds(dtype, images, height, width, c) for c in counts}
-        best = min(seconds, key=seconds.__getitem__)
-        smallest = images, height >> (_SIZES - 1), width >> (_SIZES - 1)
-        print(f"{dtype}, {images} of {height}x{width}, milliseconds by strips: ", end="")
-        print(", ".join(f"{c}: {1e3 * s:.2f}" for c, s in seconds.items()))
-        print(f'    ({smallest}, "{dtype}"): {best},', flush=True)
-
-
-def estimated_seconds(dtype: str, images: int, height: int, width: int, strips: int) -> float:
-    """Of the stacks of all sizes; with their gradient in bfloat16, as in training."""
-    return sum(
-        _seconds_of_a_stack(
-            jax.ShapeDtypeStruct(
-                (images, height >> size, width >> size, _CHANNELS << size), dtype, sharding=_chip()
-            ),
-            functools.partial(
-                pack, channels=_CHANNELS << size, halvings=_SIZES - 1 - size, strips=strips
-            ),
-        )
-        for size in range(_SIZES)
+    parser.add_argument("--config", required=True, help="a file, or the name of a recipe")
+    parser.add_argument("--images", type=int, default=1, help="of one chip")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="restores; else trains"
     )
-
-
-def _seconds_of_a_stack(maps: jax.ShapeDtypeStruct, packing: Callable) -> float:
-    compute = ComputeConfig(dtype=str(maps.dtype), precision="default", backend="tpu")
-    channels, resolved = maps.shape[-1], compute.resolve("tpu")
-    stack = nnx.eval_shape(
-        lambda: EncoderBlock(channels, _BLOCKS, rngs=nnx.Rngs(0), compute=resolved)
+    parser.add_argument("--strips", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    args = parser.parse_args()
+    config = load_config(args.config)
+    config = dataclasses.replace(
+        config,
+        per_device_batch=None if args.size else args.images,
+        compute=dataclasses.replace(config.compute, dtype=args.dtype),
     )
-    graphdef, params = nnx.split(stack)
-    placed = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_chip()), params
-    )
-
-    def outputs(params: nnx.State, maps: jax.Array) -> jax.Array:
-        return unpack(nnx.merge(graphdef, params)(packing(maps)))
-
-    def loss(params: nnx.State, maps: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(outputs(params, maps).astype(jnp.float32)))
-
-    trains = maps.dtype == jnp.bfloat16
-    program = jax.jit(jax.grad(loss, argnums=(0, 1)) if trains else outputs)
-    text = program.lower(placed, maps).compile().as_text()
-    estimate = estimate_time(parse_program(text), CHIPS["v5e"])
-    if estimate is None:
-        raise SystemExit("this libtpu writes no estimate into its programs")
-    return estimate.seconds
+    images = 1 if args.size else args.images
+    key = smallest_map(config, images, args.size), args.dtype
+    plans = {}
+    for count in args.strips:
+        if images * count % strips.SUBLANES:
+            continue
+        plans[count] = plan_with(config, key, count, args.size)
+        seconds, needed = plans[count].estimated_seconds, plans[count].needed_bytes
+        took = "does not fit" if seconds is None else f"{1e3 * seconds:.1f} ms"
+        print(f"{count} strips: {took}, {needed / 2**30:.2f} GiB", flush=True)
+    print(f'    ({key[0]}, "{key[1]}"): {best_of(plans)},')
 
 
-@functools.cache
-def _chip() -> SingleDeviceSharding:
-    return SingleDeviceSharding(topology_devices("v5e:2x2")[0])
+def smallest_map(config: Config, images: int, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Images, height and width of the network's smallest map, for patches if no size is given."""
+    multiple = abstract_model(config.model).size_multiple
+    height, width = size or (config.data.patch_size, config.data.patch_size)
+    return images, -(-height // multiple), -(-width // multiple)
+
+
+def plan_with(
+    config: Config,
+    key: tuple[tuple[int, int, int], str],
+    count: int,
+    size: tuple[int, int] | None,
+) -> Plan:
+    """The program with a number of strips, which the table has from now on."""
+    strips.BEST[key] = count
+    if size:
+        return plan_inference(config, _TOPOLOGY, size)
+    return plan_training(config, _TOPOLOGY)
+
+
+def best_of(plans: dict[int, Plan]) -> int:
+    """The number of strips that needs the least memory of those that are as fast as any."""
+    seconds = {count: plan.estimated_seconds for count, plan in plans.items()}
+    least = min((s for s in seconds.values() if s is not None), default=None)
+    if least is None:
+        raise SystemExit("no program fits, or this libtpu writes no estimates")
+    fast = [count for count, s in seconds.items() if s is not None and s <= _AS_FAST * least]
+    return min(fast, key=lambda count: plans[count].needed_bytes)
 
 
 if __name__ == "__main__":

@@ -77,20 +77,17 @@ class Packed:
         return self.array.shape[-1] // self.columns
 
 
-def pack(
-    features: jax.Array, *, channels: int, halvings: int = 0, strips: int | None = None
-) -> Packed:
+def pack(features: jax.Array, *, channels: int, halvings: int = 0) -> Packed:
     """Packs an NHWC array on the plain grid.
 
     Args:
         features: (b, h, w, i), h and w multiples of 2^halvings.
         channels: of the maps of this size that it is convolved to; they shall fill the lanes.
         halvings: how often the network halves a map of this size.
-        strips: of each image; by default as many as are fastest.
     """
     images, height, width, _ = features.shape
     smallest = images, height >> halvings, width >> halvings
-    strips = strips or strips_of(smallest, features.dtype)
+    strips = strips_of(smallest, features.dtype)
     rows = math.ceil(smallest[1] / strips) << halvings
     return _packed(features, rows, strips, columns_of(channels))
 

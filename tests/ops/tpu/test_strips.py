@@ -1,26 +1,28 @@
 """Into how many strips images are cut."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import pytest
 
 from benchmarks import tpu_strips
+from deblur_jax import Config, model_config
 from deblur_jax.ops.tpu import strips
 from deblur_jax.ops.tpu.packed import pack
+from tests.configs import changed
 from tests.tpu import topology_mesh
 
 
-@pytest.mark.parametrize(("images", "expected"), [(1, 8), (3, 8), (8, 1), (12, 8), (24, 1)])
-def test_the_rule_fills_the_registers(images, expected):
-    assert strips.strips_of((images, 3, 5), jnp.float32) == expected
+@pytest.mark.parametrize("images", [1, 3, 8, 12])
+def test_the_rule_fills_the_registers(images):
+    assert strips.strips_of((images, 3, 5), jnp.float32) == strips.SUBLANES
 
 
 def test_the_table_comes_before_the_rule(monkeypatch):
     monkeypatch.setitem(strips.BEST, ((1, 3, 5), "float32"), 16)
     assert strips.strips_of((1, 3, 5), jnp.float32) == 16
     assert strips.strips_of((1, 3, 5), jnp.bfloat16) == 8
-    images = jnp.zeros((1, 12, 20, 3))
-    assert pack(images, channels=32, halvings=2).strips == 16
-    assert pack(images, channels=32, halvings=2, strips=2).strips == 2
+    assert pack(jnp.zeros((1, 12, 20, 3)), channels=32, halvings=2).strips == 16
 
 
 def test_every_number_of_the_table_fills_the_registers():
@@ -28,21 +30,37 @@ def test_every_number_of_the_table_fills_the_registers():
         assert images * count % strips.SUBLANES == 0
 
 
-def test_the_search_prints_the_table(monkeypatch, capsys):
-    """With estimates that grow by the distance from what the table says."""
+def test_the_search_names_the_map_that_a_network_packs(monkeypatch):
+    """Of sizes that are no multiples too."""
+    named = []
+    monkeypatch.setattr(
+        "deblur_jax.ops.tpu.packed.strips_of", lambda smallest, dtype: named.append(smallest) or 8
+    )
+    config = changed(Config(model=model_config("mimo_unet")), data__patch_size=48)
+    assert tpu_strips.smallest_map(config, 2, None) == (2, 12, 12)
+    pack(jnp.zeros((2, 48, 48, 3)), channels=32, halvings=2)
+    assert named == [(2, 12, 12)]
+    assert tpu_strips.smallest_map(config, 1, (719, 1278)) == (1, 180, 320)
 
-    def estimated_seconds(dtype, images, height, width, count):
-        return 1.0 + abs(count - strips.BEST[(images, height // 4, width // 4), dtype])
 
-    monkeypatch.setattr(tpu_strips, "estimated_seconds", estimated_seconds)
-    monkeypatch.setattr("sys.argv", ["tpu_strips"])
-    tpu_strips.main()
-    entries = [line.strip() for line in capsys.readouterr().out.splitlines()[1::2]]
-    assert entries == [f'({size}, "{dtype}"): {n},' for (size, dtype), n in strips.BEST.items()]
+def test_of_programs_that_are_as_fast_the_smallest_is_best():
+    plans = {
+        1: SimpleNamespace(estimated_seconds=1.00, needed_bytes=14),
+        2: SimpleNamespace(estimated_seconds=1.02, needed_bytes=10),
+        4: SimpleNamespace(estimated_seconds=1.04, needed_bytes=9),
+        8: SimpleNamespace(estimated_seconds=None, needed_bytes=8),
+    }
+    assert tpu_strips.best_of(plans) == 2
 
 
 @pytest.mark.slow
-def test_the_search_compiles():
+def test_the_search_compiles(monkeypatch, capsys):
     topology_mesh("v5e:2x2")
-    few, many = (tpu_strips.estimated_seconds("bfloat16", 1, 64, 64, n) for n in (8, 32))
-    assert 0 < few < many
+    tiny = "tests/fixtures/tiny_run.py"
+    monkeypatch.setattr(strips, "BEST", {})
+    monkeypatch.setattr("sys.argv", f"_ --config {tiny} --images 8 --strips 1 2".split())
+    tpu_strips.main()
+    one, two, entry = capsys.readouterr().out.splitlines()
+    assert one.startswith("1 strips: ")
+    assert two.startswith("2 strips: ")
+    assert entry.strip().startswith("((8, ")
