@@ -158,7 +158,7 @@ def plan_training(config: Config, topology: str) -> Plan:
 
 
 def expected_step_seconds(
-    config: Config, kind: str, count: int, program: Callable[[], str]
+    config: Config, kind: str, count: int, program: Callable[[], str | None]
 ) -> dict[str, float]:
     """What a plan says of the time of a train step that is compiled already.
 
@@ -166,7 +166,7 @@ def expected_step_seconds(
         config: validated, with the global batch size.
         kind: of the devices, as ``jax.Device.device_kind`` says.
         count: how many devices share the batch.
-        program: gives the text of the compiled step.
+        program: gives the text of the compiled step, if there is one.
 
     Returns:
         Seconds: ``bound``, that no step is faster than, and ``estimate``, by the compiler, where
@@ -178,7 +178,7 @@ def expected_step_seconds(
         return {}
     arithmetic = _arithmetic(_macs_of_step(config), config, chip, count)
     try:
-        parsed = parse_program(program())
+        parsed = parse_program(program() or "")
         expected = {"bound": _bound(arithmetic, bytes_moved(parsed), chip)}
         estimate = estimate_time(parsed, chip)
     except (LookupError, ValueError):  # another libtpu may write it otherwise; the run goes on

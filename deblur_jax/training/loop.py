@@ -41,6 +41,9 @@ from deblur_jax.training.step import TrainState, init_state, make_train_step
 from deblur_jax.training.validation import Validation
 from deblur_jax.weights.load import load_weights
 
+ProgramText = Callable[[], str | None]
+"""Gives the text of a compiled program, where its platform has one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -57,9 +60,9 @@ def train(
     workdir: PathLike,
     *,
     accept: Collection[str] = (),
-    expected_seconds: Callable[[Config, str, int, Callable[[], str]], Mapping[str, float]] = (
-        lambda *_: {}
-    ),
+    expected_seconds: Callable[
+        [Config, str, int, ProgramText], Mapping[str, float]
+    ] = lambda *_: {},
 ) -> Outcome:
     """Trains until ``config.num_steps``, going on from the newest checkpoint of the workdir.
 

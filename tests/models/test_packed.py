@@ -35,12 +35,26 @@ SVRNN = SVRNNConfig(rnn_channels=32, guidance_channels=16)
     ],
 )
 def test_the_network_computes_what_the_plain_one_does(config, size, dtype):
+    assert_same_as_plain(config, 2, size, dtype)
+
+
+@pytest.mark.parametrize(
+    ("config", "images", "strips"),
+    [(SVRNN, 8, 1), (SVRNN, 4, 2), (MIMO_UNET, 8, 1), (MIMO_UNET, 1, 16)],
+    ids=["SVRNN, 1", "SVRNN, 2", "MIMO-UNet, 1", "MIMO-UNet, 16"],
+)
+def test_it_does_in_another_number_of_strips(config, images, strips, monkeypatch):
+    monkeypatch.setattr("deblur_jax.ops.tpu.packed.strips_of", lambda *_: strips)
+    assert_same_as_plain(config, images, (24, 16), "float32")
+
+
+def assert_same_as_plain(config, images, size, dtype):
     """With gradients of a smooth loss, and dropout.
 
     In bfloat16 the outputs only: its gradients are sums of many rounded numbers in any form.
     """
-    (blurred,) = random_arrays((2, *size, 3))
-    keys = jax.random.split(jax.random.key(0), 2)
+    (blurred,) = random_arrays((images, *size, 3))
+    keys = jax.random.split(jax.random.key(0), images)
 
     def results(backend):
         compute = ComputeConfig(precision="highest", backend=backend, dtype=dtype)

@@ -86,27 +86,18 @@ def test_the_planned_program_has_the_tpus_choices(planned_step, monkeypatch, mod
 
 
 @pytest.mark.slow
-def test_the_only_collective_on_tpus_is_one_all_reduce_outside_of_loops(planned_step):
-    """MIMO-UNet+ at its own width, with two blocks a stack."""
-    topology_mesh("v5e:2x2")
-    model = model_config("mimo_unet_plus", num_res_blocks=2)
-    step, arguments = planned_step(Config(model=model))
-    program = step.lower(*arguments).compile().as_text()
-    found = collectives_in(parse_program(program))
-    assert set(found) == {"all-reduce"}
-    assert found["all-reduce"]["count"] == 1
-    assert " conditional(" not in program, "a choice between backends was left open"
-    entry = program[program.index("\nENTRY ") :]
-    assert collectives_in(parse_program(entry)) == found
-
-
-@pytest.mark.slow
-def test_mimo_unet_plus_fits_four_patches_a_chip():
+def test_mimo_unet_plus_fits_four_patches_a_chip_and_reduces_once():
+    """At its own size: the only collective is one all-reduce outside of loops."""
     topology_mesh("v5e:2x2")
     config = Config(model=model_config("mimo_unet_plus"), per_device_batch=4)
     plan = planning.plan_training(config, "v5e:2x2")
     assert plan.fits
     assert plan.needed_bytes < 0.6 * plan.hbm_bytes
+    assert set(plan.collectives) == {"all-reduce"}
+    assert plan.collectives["all-reduce"]["count"] == 1
+    assert " conditional(" not in plan.program, "a choice between backends was left open"
+    entry = plan.program[plan.program.index("\nENTRY ") :]
+    assert collectives_in(parse_program(entry)) == plan.collectives
 
 
 @pytest.mark.slow
@@ -165,7 +156,12 @@ def test_what_is_expected_of_a_step_on_devices_of_unknown_speed():
 
 def test_a_program_text_that_cannot_be_read_does_not_end_a_run():
     config = Config(model=model_config("svrnn"), batch_size=8, loss=LossConfig("squared_error"))
-    for text in ("", "of another kind", "ENTRY %main (x: f32[8]) -> f32[8] {\n  %y = call(%x)\n}"):
+    for text in (
+        None,
+        "",
+        "of another kind",
+        "ENTRY %main (x: f32[8]) -> f32[8] {\n  %y = call(%x)\n}",
+    ):
         expected = planning.expected_step_seconds(config, "TPU v5 lite", 4, lambda text=text: text)
         assert expected == {"bound": pytest.approx(bound_of(config, 4))}
 

@@ -31,9 +31,17 @@ def test_a_convolution_is_the_plain_one(b, h, w, channels, size, stride):
 
 
 @pytest.mark.parametrize(
-    "shape", [(2, 32, 32, 32), (1, 19, 26, 32), (1, 17, 9, 64), (1, 8, 5, 128)]
+    ("shape", "strips"),
+    [
+        ((2, 32, 32, 32), 8),
+        ((1, 19, 26, 32), 8),
+        ((1, 17, 9, 64), 8),
+        ((1, 8, 5, 128), 8),
+        ((3, 19, 26, 32), 1),
+    ],
 )
-def test_a_residual_block_in_a_stack_is_the_plain_one(shape):
+def test_a_residual_block_in_a_stack_is_the_plain_one(shape, strips, monkeypatch):
+    monkeypatch.setattr("deblur_jax.ops.tpu.packed.strips_of", lambda *_: strips)
     c = shape[-1]
     features, bias_in, bias_out = random_arrays(shape, (c,), (c,))
 

@@ -26,7 +26,6 @@ def scanned(ops, x, guidance, kernel, directions):
         pytest.param((1, 9, 7, 64), tuple(DIRECTIONS), id="all, 2 columns"),
         pytest.param((3, 8, 3, 128), ("right_to_left", "bottom_to_top"), id="two, 1 column"),
         pytest.param((1, 10, 6, 24), tuple(DIRECTIONS), id="lanes that are not full"),
-        pytest.param((8, 10, 6, 32), tuple(DIRECTIONS), id="all, one strip an image"),
     ],
 )
 def test_states_and_gradients_are_the_plain_ones(shape, directions):
@@ -38,6 +37,22 @@ def test_states_and_gradients_are_the_plain_ones(shape, directions):
         maps,
         [form, form],
         [random_kernel(3, 5, c * len(directions))],
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "strips"),
+    [(8, 1), *(pytest.param(*n, marks=pytest.mark.slow) for n in [(4, 2), (1, 16)])],
+)
+def test_images_of_any_number_of_strips(images, strips, monkeypatch):
+    monkeypatch.setattr("deblur_jax.ops.tpu.packed.strips_of", lambda *_: strips)
+    maps = random_arrays((images, 20, 6, 32), (images, 20, 6, 5))
+    form = {"channels": 32, "halvings": 0}
+    assert_same(
+        lambda ops, maps, kernels: scanned(ops, *maps, *kernels, tuple(DIRECTIONS)),
+        maps,
+        [form, form],
+        [random_kernel(3, 5, 4 * 32)],
     )
 
 
