@@ -3,11 +3,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from deblur_jax.commands.config_file import load_config
 from deblur_jax.data.config import DataConfig
 from deblur_jax.errors import ConfigError
-from deblur_jax.models import initialize, model_config
+from deblur_jax.models import abstract_model, count_params, initialize, model_config
 from deblur_jax.planning import chips
 from deblur_jax.planning import plan as planning
 from deblur_jax.planning.estimate import estimate_time
@@ -86,15 +87,17 @@ def test_the_planned_program_has_the_tpus_choices(planned_step, monkeypatch, mod
 
 
 @pytest.mark.slow
-def test_mimo_unet_plus_fits_four_patches_a_chip_and_reduces_once():
-    """At its own size: the only collective is one all-reduce outside of loops."""
+def test_mimo_unet_plus_fits_four_patches_a_chip_and_reduces_each_gradient_once():
+    """At its own size: each gradient goes once through an all-reduce, and none is in a loop."""
     topology_mesh("v5e:2x2")
     config = Config(model=model_config("mimo_unet_plus"), per_device_batch=4)
     plan = planning.plan_training(config, "v5e:2x2")
     assert plan.fits
     assert plan.needed_bytes < 0.6 * plan.hbm_bytes
     assert set(plan.collectives) == {"all-reduce"}
-    assert plan.collectives["all-reduce"]["count"] == 1
+    assert plan.collectives["all-reduce"]["count"] <= 2  # the compiler may split a large one
+    gradients = 4 * count_params(nnx.state(abstract_model(config.model)))
+    assert gradients <= plan.collectives["all-reduce"]["bytes"] < 1.01 * gradients
     assert " conditional(" not in plan.program, "a choice between backends was left open"
     entry = plan.program[plan.program.index("\nENTRY ") :]
     assert collectives_in(parse_program(entry)) == plan.collectives
