@@ -24,24 +24,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="a file, or the name of a recipe")
     parser.add_argument("--images", type=int, default=1, help="of one chip")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="restores; else trains"
     )
     parser.add_argument("--strips", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     args = parser.parse_args()
+    images = 1 if args.size else args.images
+    counts = [count for count in args.strips if images * count % strips.SUBLANES == 0]
+    if not counts:
+        parser.error(f"--strips: images times strips must be a multiple of {strips.SUBLANES}")
     config = load_config(args.config)
     config = dataclasses.replace(
         config,
-        per_device_batch=None if args.size else args.images,
+        per_device_batch=None if args.size else images,
         compute=dataclasses.replace(config.compute, dtype=args.dtype),
-    )
-    images = 1 if args.size else args.images
+    ).validate()
     key = smallest_map(config, images, args.size), args.dtype
     plans = {}
-    for count in args.strips:
-        if images * count % strips.SUBLANES:
-            continue
+    for count in counts:
         plans[count] = plan_with(config, key, count, args.size)
         seconds, needed = plans[count].estimated_seconds, plans[count].needed_bytes
         took = "does not fit" if seconds is None else f"{1e3 * seconds:.1f} ms"

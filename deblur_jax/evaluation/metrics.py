@@ -92,7 +92,7 @@ def score(restored: np.ndarray, sharp: np.ndarray, mode: Mode) -> Score:
     converged, mask = True, np.ones((*sharp.shape[:2], 1), np.float32)
     if mode == "realblur":
         restored, sharp, mask, converged = align(restored, sharp)
-    psnr, origin = _psnr_and_origin(restored, sharp, mask)
+    psnr, origin = _psnr_and_origin(restored, sharp, 3.0 * mask.sum(dtype=np.float64))
     ssim = _ssim_in_bands(restored, sharp, mask, origin, volume=mode in ("float", "matlab"))
     return Score(float(psnr), ssim, converged)
 
@@ -125,27 +125,27 @@ def best_score(
 
 
 def _as_measured(image: np.ndarray, mode: Mode) -> np.ndarray:
-    """The image as a mode compares it, float32 in [0, 1]."""
+    """The image as a mode compares it: (h, w, 3), float32 in [0, 1]."""
     image = np.clip(image, 0.0, 1.0, dtype=np.float32)
     return image if mode == "float" else np.round(image * np.float32(255.0)) / np.float32(255.0)
 
 
 @jax.jit
 def _psnr_and_origin(
-    restored: jax.Array, sharp: jax.Array, mask: jax.Array
+    restored: jax.Array, sharp: jax.Array, count: float
 ) -> tuple[jax.Array, jax.Array]:
-    """The PSNR over the pixels of ``mask``, (h, w, 1), and the mean of the sharp image.
-
-    Both images are 0 beyond the mask.
-    """
-    error = jnp.sum(jnp.square(restored - sharp)) / jnp.sum(3.0 * mask)
+    """The PSNR of (h, w, 3) over ``count`` values, beyond which both are 0, and the sharp mean."""
+    error = jnp.sum(jnp.square(restored - sharp)) / count
     return -10.0 * jnp.log10(error), jnp.mean(sharp)
 
 
 def _ssim_in_bands(
     restored: np.ndarray, sharp: np.ndarray, mask: np.ndarray, origin: jax.Array, *, volume: bool
 ) -> float:
-    """The mean SSIM over ``mask``, in bands of rows: it takes some fifty times a band's memory."""
+    """The mean SSIM of (h, w, 3) over ``mask``, (h, w, 1).
+
+    It goes in bands of rows, since it takes some fifty times a band's memory.
+    """
     height, width = restored.shape[:2]
     outside = 0 if volume else _RADIUS  # rows and columns that have no SSIM, on each side
     count = max(1, round(height * width / _PIXELS_AT_ONCE))
@@ -163,7 +163,7 @@ def _ssim_in_bands(
 def _sum_of_ssim(
     restored: jax.Array, sharp: jax.Array, inside: jax.Array, origin: jax.Array, *, volume: bool
 ) -> jax.Array:
-    """The sum over ``inside``, which has the rows but for five above and below; a scalar."""
+    """The sum of the SSIM of (h, w, 3) over ``inside``, (h - 10, w or w - 10, 1); a scalar."""
     window = _blurred_volume if volume else _blurred_inside
     return jnp.sum(_ssim_map(restored, sharp, origin, window) * inside)
 

@@ -23,6 +23,8 @@ BEST: dict[tuple[tuple[int, int, int], str], int] = {
 def strips_of(smallest: tuple[int, int, int], dtype: jax.typing.DTypeLike) -> int:
     """The strips of each image: by the table, else 8, which fill the registers with any batch.
 
+    Networks whose smallest maps have one size share an entry; any number gives the same values.
+
     Args:
         smallest: images, height and width of the smallest map that a network makes of them. The
             maps of all its sizes are cut at the same places.
