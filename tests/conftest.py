@@ -11,8 +11,10 @@ if ON_CPU:  # with eight devices
     os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Made by the first process, and so shared by all: workers inherit its environment.
-    _compilation_cache = tempfile.TemporaryDirectory()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compilation_cache.name
+    # It is the commands' own cache, so that programs that can't be kept are used as well.
+    _caches = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = _caches.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_caches.name, "deblur_jax")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import hypothesis

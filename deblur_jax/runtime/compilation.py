@@ -145,9 +145,24 @@ def keep_compiled_programs() -> None:
     """Keeps the programs that a command compiles, ready for the next one.
 
     They go to ``JAX_COMPILATION_CACHE_DIR``, if that is set, else to ``deblur_jax`` in the user's
-    folder for caches; a user without one does without.
+    folder for caches; a user without one does without. Programs that call oneDNN on the CPU can't
+    be kept, and are used only where the variable is not set (``ops/cpu/onednn.py``).
     """
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        if os.path.isabs(caches):
-            jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "deblur_jax"))
+    if _cache_folder() is None and _own_cache_folder() is not None:
+        jax.config.update("jax_compilation_cache_dir", _own_cache_folder())
+
+
+def shall_keep_every_program() -> bool:
+    """Whether the user asked JAX for a cache on disk: then no program may be one it can't keep."""
+    folder = _cache_folder()
+    enabled: bool = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    return enabled and folder is not None and folder != _own_cache_folder()
+
+
+def _cache_folder() -> str | None:
+    return jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+
+
+def _own_cache_folder() -> str | None:
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(caches, "deblur_jax") if os.path.isabs(caches) else None

@@ -38,6 +38,10 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         return math.prod(_shape(equation.outvars[0])) * math.prod(
             shape[axis] for axis in contracted
         )
+    if name == "onednn_convolution":
+        return math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[1])[:-1])
+    if name == "onednn_product":
+        return math.prod(_shape(equation.outvars[0])) * _shape(equation.invars[0])[0]
     inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation)]
     if name == "cond":
         return max(inner)

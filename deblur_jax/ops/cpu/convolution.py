@@ -16,11 +16,16 @@ import jax.numpy as jnp
 
 from deblur_jax.ops import convolution as plain
 from deblur_jax.ops.convolution import LAYOUT, check_square, same_padding
+from deblur_jax.ops.cpu import onednn
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
 _PIXELS_PER_PRODUCT = 256
 """At least so many terms are summed by one product of the kernel's gradient: fewer would spend the
 time on adding up the partial sums."""
+
+_VALUES_PER_PRODUCT = 2**17
+"""So many pixels times channels, of inputs and outputs, one product by oneDNN takes at least. More
+pass less time between products; but many more leave the processor's cache."""
 
 _MIN_WIDTH = 24
 """The least width of a kernel times its inputs. Below, products of rows are so thin that XLA's own
@@ -125,6 +130,14 @@ def _pads_same(padding: str | Sequence[tuple[int, int]], kernel: jax.Array) -> b
 def _plain_conv(
     inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int], precision: jax.lax.PrecisionLike
 ) -> jax.Array:
+    if onednn.takes(inputs, kernel):
+        return onednn.convolve(inputs, kernel, padding)
+    return _xla_conv(inputs, kernel, padding, precision)
+
+
+def _xla_conv(
+    inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int], precision: jax.lax.PrecisionLike
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
         inputs, kernel, (1, 1), [padding] * 2, dimension_numbers=LAYOUT, precision=precision
     )
@@ -147,14 +160,7 @@ def _conv_in_rows(
     groups = _groups_of_rows(kernel)
     rows = size // groups
     grouped = kernel.reshape(groups, rows, size, i, o).transpose(1, 2, 3, 0, 4)
-    parts = jax.lax.conv_general_dilated(
-        inputs,
-        grouped.reshape(rows, size, i, groups * o),
-        (1, 1),
-        [padding] * 2,
-        dimension_numbers=LAYOUT,
-        precision=precision,
-    )
+    parts = _plain_conv(inputs, grouped.reshape(rows, size, i, groups * o), padding, precision)
     h = inputs.shape[1]
     shifted = [parts[:, n * rows : n * rows + h, :, n * o : (n + 1) * o] for n in range(groups)]
     return functools.reduce(jnp.add, shifted)
@@ -188,7 +194,7 @@ def _conv_backward(
     if is_wide and inputs.shape[1] >= padding[0]:
         d_kernel = _kernel_gradient(inputs, cotangents, padding, precision)
     else:
-        conv = functools.partial(_plain_conv, inputs, padding=padding, precision=precision)
+        conv = functools.partial(_xla_conv, inputs, padding=padding, precision=precision)
         (d_kernel,) = jax.linear_transpose(conv, kernel)(cotangents)
     return d_inputs, d_kernel.astype(kernel.dtype)
 
@@ -254,7 +260,12 @@ def _kernel_gradient(
     o = cotangents.shape[-1]
     size = sum(padding) + 1
     below, above = padding  # how far the outputs lie that one input reaches
-    lines = _lines_per_product(b * w, h, at_least=max(below, 1))
+    pixels = _PIXELS_PER_PRODUCT
+    if onednn.is_available():
+        pixels = max(pixels, _VALUES_PER_PRODUCT // (i + o))
+    enough = max(below, 1, -(-pixels // (b * w)))
+    # The fewest lines that are enough and divide the height.
+    lines = next((n for n in range(enough, h) if h % n == 0), h)
 
     def add_product(
         carry: tuple[jax.Array, jax.Array], start: jax.Array
@@ -267,12 +278,8 @@ def _kernel_gradient(
         rows = jnp.pad(rows, ((0, 0), (0, 0), padding, (0, 0)))
         beside = jnp.concatenate([rows[:, :, k : k + w] for k in range(size)], -1)
         in_column = jnp.concatenate([known[:, k : k + lines] for k in reversed(range(size))], -1)
-        product = jax.lax.dot_general(
-            beside.reshape(-1, size * i),
-            in_column.reshape(-1, size * o),
-            (((0,), (0,)), ((), ())),
-            precision=precision,
-            preferred_element_type=jnp.float32,
+        product = _product_over_rows(
+            beside.reshape(-1, size * i), in_column.reshape(-1, size * o), precision
         )
         return (gradient + product, known[:, lines:]), None
 
@@ -283,7 +290,29 @@ def _kernel_gradient(
     return gradient.reshape(size, i, size, o).transpose(2, 0, 1, 3)
 
 
-def _lines_per_product(pixels_per_line: int, height: int, at_least: int) -> int:
-    """The fewest lines that divide the height and make a product of enough pixels."""
-    enough = max(at_least, -(-_PIXELS_PER_PRODUCT // pixels_per_line))
-    return next((n for n in range(enough, height) if height % n == 0), height)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product_over_rows(a: jax.Array, b: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    """(n, i) and (n, o) to (i, o) float32: the transposed ``a`` times ``b``."""
+    if onednn.is_available():
+        return onednn.product_over_rows(a.astype(jnp.float32), b.astype(jnp.float32))
+    return jax.lax.dot_general(
+        a, b, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )
+
+
+def _product_forward(
+    a: jax.Array, b: jax.Array, precision: jax.lax.PrecisionLike
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product_over_rows(a, b, precision), (a, b)
+
+
+def _product_backward(
+    precision: jax.lax.PrecisionLike, saved: tuple[jax.Array, jax.Array], d_product: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    d_a = jnp.matmul(b, d_product.T, precision=precision)
+    d_b = jnp.matmul(a, d_product, precision=precision)
+    return d_a.astype(a.dtype), d_b.astype(b.dtype)
+
+
+_product_over_rows.defvjp(_product_forward, _product_backward)

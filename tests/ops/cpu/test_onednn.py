@@ -1,0 +1,176 @@
+import functools
+import platform
+
+import jax
+import jax.numpy as jnp
+import jaxlib.version
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from deblur_jax.ops.cpu import onednn
+from deblur_jax.ops.cpu.convolution import convolve_same
+from tests.accelerator import ON_CPU
+
+pytestmark = [
+    pytest.mark.skipif(not ON_CPU, reason="oneDNN computes on the CPU"),
+    pytest.mark.skipif(
+        (platform.system(), platform.machine()) != ("Linux", "x86_64"),
+        reason="oneDNN comes with jaxlib for Linux on x86-64",
+    ),
+]
+
+CALL = "__onednn$convolution"
+
+
+def random_arrays(*shapes, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes]
+
+
+def xla_conv(inputs, kernel, padding):
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (1, 1), [padding] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def test_it_is_used_with_the_versions_that_were_tried():
+    assert onednn.is_available() == (jaxlib.version.__version__ in onednn._TRIED_VERSIONS)
+
+
+@settings(max_examples=15)
+@given(
+    b=st.integers(1, 3),
+    h=st.integers(1, 9),
+    w=st.sampled_from([1, 7, 40]),
+    channels=st.sampled_from([(1, 1), (3, 16), (16, 3), (17, 9), (64, 32)]),
+    size=st.sampled_from([1, 2, 3, 5, 11]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_a_convolution_is_that_of_xla(b, h, w, channels, size, dtype):
+    i, o = channels
+    inputs, kernel = random_arrays((b, h, w, i), (size, size, i, o), dtype=dtype)
+    padding = ((size - 1) // 2, size // 2)
+    result = onednn.convolve(inputs, kernel, padding)
+    expected = xla_conv(inputs.astype(jnp.float32), kernel.astype(jnp.float32), padding)
+    assert result.dtype == inputs.dtype
+    tolerance = (2e-6 if dtype == "float32" else 2**-8) * float(abs(expected).max())
+    np.testing.assert_allclose(result.astype(jnp.float32), expected, atol=tolerance)
+
+
+@given(n=st.integers(1, 70), i=st.integers(1, 40), o=st.integers(1, 40))
+def test_a_product_is_that_of_numpy(n, i, o):
+    a, b = random_arrays((n, i), (n, o))
+    expected = np.asarray(a).T @ np.asarray(b)
+    np.testing.assert_allclose(onednn.product_over_rows(a, b), expected, atol=1e-4)
+
+
+def convolutions(*shapes):
+    inputs, kernel = random_arrays((8, 6, 7, 4), (3, 3, 4, 5))
+    return inputs, kernel, xla_conv(inputs, kernel, (1, 1))
+
+
+def test_vmap_over_images_joins_them_and_over_kernels_is_right():
+    inputs, kernel, expected = convolutions()
+    one = jax.jit(jax.vmap(lambda image: convolve_same(image[None], kernel)[0]))
+    assert one.lower(inputs).as_text().count(CALL) == 1
+    np.testing.assert_allclose(one(inputs), expected, atol=1e-5)
+    both = jax.vmap(convolve_same, (None, 0))(inputs, jnp.stack([kernel, 2 * kernel]))
+    np.testing.assert_allclose(both, jnp.stack([expected, 2 * expected]), atol=1e-5)
+    products = jax.vmap(onednn.product_over_rows)(inputs[:, :, 0], inputs[:, :, 1])
+    np.testing.assert_allclose(
+        products, jnp.einsum("bni,bno->bio", inputs[:, :, 0], inputs[:, :, 1]), atol=1e-5
+    )
+
+
+def test_devices_that_the_program_divides_itself_call_it():
+    inputs, kernel, expected = convolutions()
+    mesh = Mesh(np.array(jax.devices()), ("rows",))
+    specs = {"in_specs": (P("rows"), P()), "out_specs": P("rows")}
+    mapped = jax.jit(jax.shard_map(convolve_same, mesh=mesh, **specs))
+    assert CALL in mapped.lower(inputs, kernel).as_text()
+    np.testing.assert_allclose(mapped(inputs, kernel), expected, atol=1e-5)
+
+
+def test_devices_among_which_xla_divides_the_program_do_not():
+    # XLA can't divide a call: each device would compute the whole batch.
+    inputs, kernel, expected = convolutions()
+    rows = NamedSharding(Mesh(np.array(jax.devices()), ("rows",)), P("rows"))
+    compiled = jax.jit(convolve_same).lower(jax.device_put(inputs, rows), kernel).compile()
+    assert CALL not in compiled.as_text()
+    result = compiled(jax.device_put(inputs, rows), kernel)
+    assert result.sharding == rows
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_what_is_exported_runs_without_it():
+    inputs, kernel, expected = convolutions()
+    exported = jax.export.export(jax.jit(convolve_same))(inputs, kernel)
+    assert CALL not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(inputs, kernel), expected, atol=1e-5)
+
+
+def test_no_values_are_left_to_xla():
+    _, kernel, _ = convolutions()
+    assert convolve_same(jnp.zeros((0, 6, 7, 4)), kernel).shape == (0, 6, 7, 5)
+
+
+def test_a_program_that_calls_it_is_not_kept_and_warns_of_nothing(tmp_path, monkeypatch):
+    # XLA can't write such a program: it would read memory that is not its own.
+    written = []
+    monkeypatch.setattr(
+        "jax._src.compilation_cache.put_executable_and_time",
+        lambda key, name, *rest: written.append(name),
+    )
+    inputs, kernel, _ = convolutions()
+    jax.jit(lambda x: convolve_same(x, kernel) + 1).lower(inputs).compile()
+    assert written == []
+    jax.jit(lambda x: xla_conv(x, kernel, (1, 1)) + 1).lower(inputs).compile()
+    assert len(written) == 1
+
+
+def test_who_asks_jax_for_a_cache_gets_programs_that_can_be_kept(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert not onednn.is_available()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert onednn.is_available()
+
+
+@pytest.fixture
+def looked_up_again():
+    onednn._runs.cache_clear()
+    yield
+    onednn._runs.cache_clear()
+
+
+@pytest.mark.usefixtures("looked_up_again")
+def test_another_jaxlib_is_left_alone(monkeypatch):
+    monkeypatch.setattr(jaxlib.version, "__version__", "0.10.99")
+    assert not onednn.is_available()
+
+
+@pytest.mark.usefixtures("looked_up_again")
+def test_a_jaxlib_that_was_built_without_it_takes_xlas_own(monkeypatch):
+    missing = onednn._primitive(
+        "missing", "__missing$convolution", onednn._plain_convolution, onednn._convolution_config
+    )
+    monkeypatch.setattr(onednn, "_convolve", missing)
+    assert not onednn.is_available()
+    inputs, kernel, expected = convolutions()
+    np.testing.assert_allclose(convolve_same(inputs, kernel), expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("looked_up_again")
+def test_wrong_results_are_noticed(monkeypatch):
+    wrong = functools.partial(onednn._convolution_config, padding=(0, 2))
+    twisted = onednn._primitive(
+        "twisted", CALL, onednn._plain_convolution, lambda *, padding: wrong()
+    )
+    monkeypatch.setattr(onednn, "_convolve", twisted)
+    assert not onednn.is_available()
