@@ -261,7 +261,7 @@ def _kernel_gradient(
     size = sum(padding) + 1
     below, above = padding  # how far the outputs lie that one input reaches
     pixels = _PIXELS_PER_PRODUCT
-    if onednn.is_available():
+    if onednn.may_run():
         pixels = max(pixels, _VALUES_PER_PRODUCT // (i + o))
     enough = max(below, 1, -(-pixels // (b * w)))
     # The fewest lines that are enough and divide the height.
@@ -293,7 +293,7 @@ def _kernel_gradient(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product_over_rows(a: jax.Array, b: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """(n, i) and (n, o) to (i, o) float32: the transposed ``a`` times ``b``."""
-    if onednn.is_available():
+    if onednn.may_run():
         return onednn.product_over_rows(a.astype(jnp.float32), b.astype(jnp.float32))
     return jax.lax.dot_general(
         a, b, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32

@@ -3,13 +3,16 @@
 They take 0.6 to 0.9 of the time of those that XLA chooses by itself. JAX has no function for them,
 but XLA runs them where a program calls ``__onednn$convolution`` or ``__onednn$matmul``
 (``xla/backends/cpu/runtime/onednn`` in the source of XLA). That is no stable interface: a call that
-another version of jaxlib understands otherwise ends the process. So ``is_available`` knows the
-versions that were tried, and everything else takes the plain operations.
+another version of jaxlib understands otherwise ends the process. So ``may_run`` knows the versions
+that were tried.
 
 The functions here are primitives of JAX without a gradient: ``ops/cpu/convolution.py`` has the
-rules. Compiled for another platform, or exported, they are the plain operations too.
+rules. What they become is decided where a program is compiled, and it is XLA's own operations where
+oneDNN does not run, for other platforms, in what is exported, and where XLA divides a program among
+devices.
 """
 
+import contextvars
 import functools
 import json
 import pathlib
@@ -33,16 +36,28 @@ _TRIED_VERSIONS = ("0.10.2",)
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """Of the processor; without one of them XLA's own convolution of bfloat16 is the faster one."""
 
+_is_tried = contextvars.ContextVar("_is_tried", default=False)
+"""Whether the program is the one that finds out whether oneDNN runs."""
+
 Padding = tuple[int, int]
 """Zeros before and after rows and columns."""
 
 
+def may_run() -> bool:
+    """Whether this is a jaxlib with which oneDNN was tried; it starts no device."""
+    return (
+        jaxlib.version.__version__ in _TRIED_VERSIONS
+        and platform.system() == "Linux"
+        and platform.machine() == "x86_64"
+    )
+
+
 def takes(inputs: jax.Array, kernel: jax.Array) -> bool:
-    """Whether oneDNN computes a convolution of these arrays here."""
+    """Whether ``convolve`` may compute a convolution of these arrays here."""
     dtype = inputs.dtype
     known = dtype == jnp.float32 or (dtype == jnp.bfloat16 and _multiplies_bfloat16())
     has_values = 0 not in (*inputs.shape, *kernel.shape)
-    return known and kernel.dtype == dtype and has_values and is_available()
+    return known and kernel.dtype == dtype and has_values and may_run()
 
 
 def convolve(inputs: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
@@ -72,11 +87,7 @@ def is_available() -> bool:
 @functools.cache
 def _runs() -> bool:
     """Whether this jaxlib runs oneDNN, found by a small convolution and a small product."""
-    if (
-        jaxlib.version.__version__ not in _TRIED_VERSIONS
-        or (platform.system(), platform.machine()) != ("Linux", "x86_64")
-        or jax.default_backend() != "cpu"
-    ):
+    if not may_run() or jax.default_backend() != "cpu":
         return False
     rng = np.random.default_rng(0)
     image, kernel = rng.random((1, 8, 8, 8), np.float32), rng.random((3, 3, 8, 8), np.float32)
@@ -89,14 +100,17 @@ def _runs() -> bool:
 
 
 def _agree(function: Callable, plain: Callable, *arguments: np.ndarray) -> bool:
-    with jax.ensure_compile_time_eval():
-        try:
+    token = _is_tried.set(True)
+    try:
+        with jax.ensure_compile_time_eval():
             found, expected = (
                 np.asarray(jax.jit(f).lower(*arguments).compile()(*arguments))
                 for f in (function, plain)
             )
-        except jax.errors.JaxRuntimeError:
-            return False
+    except jax.errors.JaxRuntimeError:
+        return False
+    finally:
+        _is_tried.reset(token)
     return np.allclose(found, expected, rtol=1e-4)
 
 
@@ -157,7 +171,11 @@ def _primitive(
     def lower(context: mlir.LoweringRuleContext, *operands: Any, **parameters: Any) -> Any:
         module = context.module_context
         # Only this jaxlib understands the call: what is exported shall run with others too.
-        if module.lowering_parameters.for_export or _leaves_devices_to_xla(module.axis_context):
+        if (
+            module.lowering_parameters.for_export
+            or _leaves_devices_to_xla(module.axis_context)
+            or not (_is_tried.get() or is_available())
+        ):
             return as_plain(context, *operands, **parameters)
         if _no_callback not in module.host_callbacks:
             module.add_host_callback(_no_callback)
