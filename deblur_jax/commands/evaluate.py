@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import EXACT, add_loose_names, add_tiles, say
+from deblur_jax.commands.flags import EXACT, add_dtype, add_loose_names, add_tiles, say
 from deblur_jax.data import PairSource, open_pairs
 from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.sources import available_splits, is_embedded, what_is_passed_over
@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="of products on TPU and GPU (default: highest, float32 throughout)",
     )
     add_tiles(parser)
+    add_dtype(parser)
     parser.add_argument(
         "--num_devices", type=int, help="of this machine, to use (default: all of them)"
     )
@@ -131,6 +132,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     restorer = Restorer.load(
         args.weights,
         ema=args.ema,
+        dtype=args.dtype,
         precision=args.precision,
         ensemble=args.ensemble,
         tile=args.tile,

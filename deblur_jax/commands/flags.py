@@ -43,6 +43,16 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--dtype``."""
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of feature maps: bfloat16 is less exact, and may take half of the time (default: as "
+        "in training)",
+    )
+
+
 EXACT = sys.maxsize
 """Of ``--overlap``: more than any network sees, and lowered to what it sees."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import add_tiles, say
+from deblur_jax.commands.flags import add_dtype, add_tiles, say
 from deblur_jax.commands.targets import Job, plan_targets
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         "--ensemble", choices=ENSEMBLES, help="average over rotated and reflected copies"
     )
     add_tiles(parser)
+    add_dtype(parser)
     parser.add_argument(
         "--max_megapixels",
         type=int,
@@ -136,7 +137,12 @@ def run(args: argparse.Namespace) -> None:
     require_devices()
     check_output_folder(args.out)
     restorer = Restorer.load(
-        args.weights, ema=args.ema, ensemble=args.ensemble, tile=args.tile, overlap=args.overlap
+        args.weights,
+        ema=args.ema,
+        dtype=args.dtype,
+        ensemble=args.ensemble,
+        tile=args.tile,
+        overlap=args.overlap,
     )
     say(_notes_on_weights(restorer))
 

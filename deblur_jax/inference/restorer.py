@@ -130,6 +130,7 @@ class Restorer:
         *,
         ema: bool = False,
         backend: str = "auto",
+        dtype: str | None = None,
         **options: Any,
     ) -> Self:
         """Loads a weights folder, a checkpoint, the workdir of a training run, or a single file.
@@ -139,14 +140,17 @@ class Restorer:
             ema: use the moving average of the parameters, of a run that kept one.
             backend: the backend whose operations to use: "auto" for the device's own, "plain" for
                 ordinary ``jax.lax``, which can be differentiated forward and exported.
+            dtype: of feature maps, "float32" or "bfloat16"; None for that of the training.
             **options: ``device``, ``precision``, ``ensemble``, ``tile`` and ``overlap`` of the
                 constructor.
 
         Raises:
             CheckpointError, WeightFileError: if there are no weights, or they are damaged.
+            ConfigError: for another dtype or backend.
         """
         weights = load_weights(path, device=options.get("device"), ema=ema)
-        compute = dataclasses.replace(weights.compute, backend=backend)
+        compute = weights.compute
+        compute = dataclasses.replace(compute, backend=backend, dtype=dtype or compute.dtype)
         restorer = cls(weights.model, weights.params, compute=compute, **options)
         restorer.digest, restorer.trained_on = weights.digest.all, weights.trained_on
         return restorer
