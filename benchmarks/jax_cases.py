@@ -9,7 +9,7 @@ import numpy as np
 from deblur_jax import ComputeConfig, Config, LossConfig, Restorer, model_config
 from deblur_jax.models import initialize
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, replicated, use_all_cores
-from deblur_jax.runtime.memory import keep_freed_memory
+from deblur_jax.runtime.memory import give_freed_memory_back, keep_freed_memory
 from deblur_jax.training.losses import make_loss
 from deblur_jax.training.optimizer import make_optimizer
 from deblur_jax.training.step import init_state, make_train_step
@@ -67,8 +67,13 @@ def _training(network, compute, batch, height, width):
     pairs = {key: _images(batch, height, width) for key in ("blurred", "sharp")}
     pairs = jax.device_put(pairs, batch_sharding(mesh))
 
+    program = []
+
     def run():
-        state[0], metrics = step(state[0], pairs)
+        if not program:  # as the training loop does
+            program.append(step.compile(state[0], pairs))
+            give_freed_memory_back()
+        state[0], metrics = program[0](state[0], pairs)
         jax.block_until_ready((state[0], metrics))
 
     return run

@@ -54,7 +54,7 @@ class MIMOUNetConfig(NetworkConfig):
 
 
 class Conv(nnx.Module):
-    """A linear ``kernel_size`` x ``kernel_size`` convolution, initialised as PyTorch does."""
+    """A ``kernel_size`` x ``kernel_size`` convolution, initialised as PyTorch does."""
 
     def __init__(
         self,
@@ -73,14 +73,15 @@ class Conv(nnx.Module):
         self.stride = stride
         self.compute = compute
 
-    def __call__(self, features: Features) -> Features:
-        """(b, h, w, i) to (b, h/stride, w/stride, o)."""
+    def __call__(self, features: Features, *, relu: bool = False) -> Features:
+        """(b, h, w, i) to (b, h/stride, w/stride, o), with a ReLU on request."""
         compute = self.compute
         return compute.ops.convolution(
             features,
             self.kernel[...].astype(compute.dtype),
             self.bias[...],
             stride=self.stride,
+            relu=relu,
             precision=compute.precision,
         )
 
@@ -139,7 +140,7 @@ class ResBlock(nnx.Module):
 
     def __call__(self, x: Features) -> Features:
         """(b, h, w, c) to the same shape."""
-        return self.ops.add(x, self.conv_out(self.ops.relu(self.conv_in(x))))
+        return self.ops.add(x, self.conv_out(self.conv_in(x, relu=True)))
 
 
 class _ResBlockStack(nnx.Module):
@@ -214,7 +215,7 @@ class SCM(nnx.Module):
         """(b, h, w, 3) to (b, h, w, out_channels)."""
         x = image
         for conv in (self.conv_1, self.conv_2, self.conv_3, self.conv_4):
-            x = self.ops.relu(conv(x))
+            x = conv(x, relu=True)
         return self.merge(image, x, scales=(1, 1))
 
 
@@ -344,11 +345,10 @@ class MIMOUNet(nnx.Module):
         self, blurred: Features, blurred_half: Features, blurred_quarter: Features
     ) -> tuple[Features, Features, Features]:
         """MISE, the multi-input single encoder: EB outputs at full, half and quarter scale."""
-        relu = self.compute.ops.relu
-        full = self.encoder_full(relu(self.conv_full(blurred)))
-        half = relu(self.conv_half(full))
+        full = self.encoder_full(self.conv_full(blurred, relu=True))
+        half = self.conv_half(full, relu=True)
         half = self.encoder_half(self.fam_half(half, self.scm_half(blurred_half)))
-        quarter = relu(self.conv_quarter(half))
+        quarter = self.conv_quarter(half, relu=True)
         quarter = self.encoder_quarter(self.fam_quarter(quarter, self.scm_quarter(blurred_quarter)))
         return full, half, quarter
 

@@ -66,7 +66,7 @@ class VGG16Config(NetworkConfig):
 
 
 class Conv(nnx.Module):
-    """A linear ``kernel_size`` x ``kernel_size`` convolution, initialised by Caffe's Xavier."""
+    """A ``kernel_size`` x ``kernel_size`` convolution, initialised by Caffe's Xavier."""
 
     def __init__(
         self,
@@ -85,14 +85,15 @@ class Conv(nnx.Module):
         self.stride = stride
         self.compute = compute
 
-    def __call__(self, features: Features) -> Features:
-        """(b, h, w, i) to (b, h/stride, w/stride, o)."""
+    def __call__(self, features: Features, *, relu: bool = False) -> Features:
+        """(b, h, w, i) to (b, h/stride, w/stride, o), with a ReLU on request."""
         compute = self.compute
         return compute.ops.convolution(
             features,
             self.kernel[...].astype(compute.dtype),
             self.bias[...],
             stride=self.stride,
+            relu=relu,
             precision=compute.precision,
         )
 
@@ -156,16 +157,16 @@ class VGGEncoder(nnx.Module):
 
         They are the outputs of conv2_2, conv3_2 and conv4_2.
         """
-        relu, pool = self.ops.relu, self.ops.max_pool_2x2
-        x = relu(self.conv1_1(blurred))
-        x = pool(relu(self.conv1_2(x)))
-        x = relu(self.conv2_1(x))
-        half = relu(self.conv2_2(x))
-        x = relu(self.conv3_1(pool(half)))
-        quarter = relu(self.conv3_2(x))
-        x = pool(relu(self.conv3_3(quarter)))
-        x = relu(self.conv4_1(x))
-        return half, quarter, relu(self.conv4_2(x))
+        pool = self.ops.max_pool_2x2
+        x = self.conv1_1(blurred, relu=True)
+        x = pool(self.conv1_2(x, relu=True))
+        x = self.conv2_1(x, relu=True)
+        half = self.conv2_2(x, relu=True)
+        x = self.conv3_1(pool(half), relu=True)
+        quarter = self.conv3_2(x, relu=True)
+        x = pool(self.conv3_3(quarter, relu=True))
+        x = self.conv4_1(x, relu=True)
+        return half, quarter, self.conv4_2(x, relu=True)
 
 
 class WeightGenerator(nnx.Module):
@@ -189,13 +190,13 @@ class WeightGenerator(nnx.Module):
 
     def __call__(self, blurred: Features) -> Features:
         """(b, h, w, 3) to (b, h/2, w/2, 4·channels)."""
-        relu, join = self.ops.relu, self.ops.concatenate
+        join = self.ops.concatenate
         enlarge = _upsampling(self.resize, self.ops)
         half, quarter, eighth = self.encoder(blurred)
-        x = relu(self.conv_eighth(eighth))
-        x = relu(self.merge_quarter(join([quarter, enlarge(x)])))
-        x = relu(self.conv_quarter(x))
-        return relu(self.merge_half(join([half, enlarge(x)])))
+        x = self.conv_eighth(eighth, relu=True)
+        x = self.merge_quarter(join([quarter, enlarge(x)]), relu=True)
+        x = self.conv_quarter(x, relu=True)
+        return self.merge_half(join([half, enlarge(x)]), relu=True)
 
 
 class SpatialRNN(nnx.Module):

@@ -43,6 +43,7 @@ def convolution(
     bias: jax.Array,
     *,
     stride: int = 1,
+    relu: bool = False,
     precision: jax.lax.PrecisionLike = None,
     convolve: SameConvolution = convolve_same,
 ) -> jax.Array:
@@ -53,6 +54,7 @@ def convolution(
         kernel: (k, k, i, o), k odd.
         bias: (o,).
         stride: of rows and columns; it divides h and w.
+        relu: whether a ReLU follows.
         precision: of products, as ``jax.lax`` names it.
         convolve: computes the convolution where the stride is 1.
 
@@ -60,17 +62,18 @@ def convolution(
         (b, h/stride, w/stride, o).
     """
     if stride == 1:
-        return add_bias(convolve(features, kernel, precision=precision), bias)
-    padding = [same_padding(kernel)] * 2
-    convolved = jax.lax.conv_general_dilated(
-        features,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=LAYOUT,
-        precision=precision,
-    )
-    return add_bias(convolved, bias)
+        convolved = convolve(features, kernel, precision=precision)
+    else:
+        convolved = jax.lax.conv_general_dilated(
+            features,
+            kernel,
+            (stride, stride),
+            [same_padding(kernel)] * 2,
+            dimension_numbers=LAYOUT,
+            precision=precision,
+        )
+    linear = add_bias(convolved, bias)
+    return jax.nn.relu(linear) if relu else linear
 
 
 def convolve_same_each(

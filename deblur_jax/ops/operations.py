@@ -69,7 +69,7 @@ class Operations:
             convolutions of stride 1. There it is added, rectified and convolved, an even number of
             times, and nothing else.
         leave_stack: back from that form.
-        convolution: with bias and stride; see ``ops.convolution.convolution``.
+        convolution: with bias, stride and perhaps a ReLU; see ``ops.convolution.convolution``.
         convolve_same_each: of one map with several kernels, without bias.
         concat_conv_1x1: of maps at several scales; see ``ops.convolution.concat_conv_1x1``.
         upsampling_conv_4x4: transposed, to twice the size.

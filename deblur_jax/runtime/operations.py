@@ -38,7 +38,7 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         return math.prod(_shape(equation.outvars[0])) * math.prod(
             shape[axis] for axis in contracted
         )
-    if name == "onednn_convolution":
+    if name in ("onednn_convolution", "onednn_convolution_relu"):
         return math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[1])[:-1])
     if name == "onednn_product":
         return math.prod(_shape(equation.outvars[0])) * _shape(equation.invars[0])[0]

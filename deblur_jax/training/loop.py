@@ -30,6 +30,7 @@ from deblur_jax.runtime import signals
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.runtime.files import PathLike, check_utf_8
 from deblur_jax.runtime.lock import only_run_in
+from deblur_jax.runtime.memory import give_freed_memory_back
 from deblur_jax.training.checkpoint import Checkpoints
 from deblur_jax.training.config import Config
 from deblur_jax.training.log import RunLog
@@ -165,6 +166,7 @@ def train(
                 batch = monitor.next_batch(batches_on_device)
                 if step == start_step:
                     program = train_step.compile(state, batch)
+                    give_freed_memory_back()
                     kind = mesh.devices.flat[0].device_kind
                     monitor.expect(expected_seconds(config, kind, mesh.size, program.as_text))
                 state, step_metrics = program(state, batch)

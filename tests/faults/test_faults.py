@@ -25,8 +25,8 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, number):
 
 
 def test_a_flipped_bit_is_found_or_harmless():
-    counts = count_bit_flips(10, seed=1)
-    assert counts["found"] + counts["harmless"] == 10, counts
+    counts = count_bit_flips(20, seed=1)
+    assert counts["found"] + counts["harmless"] == 20, counts
     assert counts["found"] > 2
 
 

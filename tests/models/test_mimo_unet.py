@@ -68,7 +68,7 @@ def test_rematerialisation_changes_no_gradient_and_keeps_less(name):
         options = {"base_channels": 4, "num_res_blocks": 3}
     else:
         options = {"rnn_channels": 4, "guidance_channels": 2}
-    blurred = jnp.asarray(np.random.default_rng(0).random((1, 16, 24, 3), np.float32))
+    blurred = jnp.asarray(np.random.default_rng(0).random((1, 32, 48, 3), np.float32))
     grads, kept = [], []
     for remat in (None, "blocks"):
         graphdef, params = nnx.split(

@@ -60,7 +60,31 @@ def convolve_same_each(
         return _conv_each(inputs, tuple(kernels), precision)
 
 
-convolution = functools.partial(plain.convolution, convolve=convolve_same)
+def convolution(
+    features: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    *,
+    stride: int = 1,
+    relu: bool = False,
+    precision: jax.lax.PrecisionLike = None,
+) -> jax.Array:
+    """As ``ops.convolution.convolution``."""
+    in_one_pass = relu and stride == 1 and onednn.takes(features, kernel)
+    if in_one_pass and _groups_of_rows(kernel) == 1:
+        with naming_the_plain_backend():
+            return _conv_rectified(features, kernel, bias, precision)
+    return plain.convolution(
+        features,
+        kernel,
+        bias,
+        stride=stride,
+        relu=relu,
+        precision=precision,
+        convolve=convolve_same,
+    )
+
+
 concat_conv_1x1 = functools.partial(plain.concat_conv_1x1, convolve=convolve_same)
 upsampling_conv_4x4 = functools.partial(plain.upsampling_conv_4x4, convolve=convolve_same)
 
@@ -200,6 +224,33 @@ def _conv_backward(
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _conv_rectified(
+    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    return onednn.convolve_rectified(inputs, kernel, bias, same_padding(kernel))
+
+
+def _rectified_forward(
+    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    outputs = _conv_rectified(inputs, kernel, bias, precision)
+    return outputs, (inputs, kernel, bias, outputs)
+
+
+def _rectified_backward(
+    precision: jax.lax.PrecisionLike, saved: tuple[Any, ...], cotangents: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    inputs, kernel, bias, outputs = saved
+    # The outputs say where they were rectified, so what was there before need not be kept.
+    d_linear = jnp.where(outputs > 0, cotangents, 0)
+    d_inputs, d_kernel = _conv_backward(same_padding(kernel), precision, (inputs, kernel), d_linear)
+    return d_inputs, d_kernel, d_linear.sum((0, 1, 2), dtype=bias.dtype)
+
+
+_conv_rectified.defvjp(_rectified_forward, _rectified_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -17,7 +17,7 @@ import functools
 import json
 import pathlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,6 +74,13 @@ def convolve(inputs: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Arra
     return _convolve.bind(inputs, kernel, padding=padding)
 
 
+def convolve_rectified(
+    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding
+) -> jax.Array:
+    """``convolve``, a bias (o,) and a ReLU, in one pass over the result."""
+    return _convolve_rectified.bind(inputs, kernel, bias.astype(inputs.dtype), padding=padding)
+
+
 def product_over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     """The transposed ``a`` times ``b``, both float32: (n, i) and (n, o) to (i, o)."""
     return _product.bind(a, b)
@@ -94,8 +101,12 @@ def _runs() -> bool:
     rows = rng.random((64, 8), np.float32)
     convolve_padded = functools.partial(convolve, padding=(1, 1))
     plain = functools.partial(_plain_convolution, padding=(1, 1))
-    return _agree(convolve_padded, plain, image, kernel) and _agree(
-        product_over_rows, _plain_product, rows, rows
+    rectified = functools.partial(convolve_rectified, padding=(1, 1))
+    plain_rectified = functools.partial(_plain_rectified, padding=(1, 1))
+    return (
+        _agree(convolve_padded, plain, image, kernel)
+        and _agree(rectified, plain_rectified, image, kernel, -15 * rows[0])
+        and _agree(product_over_rows, _plain_product, rows, rows)
     )
 
 
@@ -130,6 +141,12 @@ def _plain_convolution(inputs: jax.Array, kernel: jax.Array, *, padding: Padding
     )
 
 
+def _plain_rectified(
+    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, *, padding: Padding
+) -> jax.Array:
+    return jax.nn.relu(_plain_convolution(inputs, kernel, padding=padding) + bias)
+
+
 def _plain_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
@@ -155,6 +172,12 @@ def _convolution_config(*, padding: Padding) -> dict[str, Any]:
             "window": window,
         }
     }
+
+
+def _rectified_config(*, padding: Padding) -> dict[str, Any]:
+    config = _convolution_config(padding=padding)
+    config["onednn_conv_config"]["fusions"] = {"ops": ["BIAS", "RELU"]}
+    return config
 
 
 def _product_config() -> dict[str, Any]:
@@ -184,10 +207,10 @@ def _primitive(
         )
         return rule(context, *operands)
 
-    def abstract(a: Any, b: Any, **parameters: Any) -> Any:
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b)]
+    def abstract(*operands: Any, **parameters: Any) -> Any:
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
         result = jax.eval_shape(functools.partial(plain, **parameters), *shapes)
-        return a.update(shape=result.shape, dtype=result.dtype)
+        return operands[0].update(shape=result.shape, dtype=result.dtype)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="padding"))
@@ -214,19 +237,27 @@ def _leaves_devices_to_xla(axes: Any) -> bool:
 _convolve = _primitive(
     "onednn_convolution", "__onednn$convolution", _plain_convolution, _convolution_config
 )
+_convolve_rectified = _primitive(
+    "onednn_convolution_relu", "__onednn$convolution", _plain_rectified, _rectified_config
+)
 _product = _primitive("onednn_product", "__onednn$matmul", _plain_product, _product_config)
 
 
-def _convolve_batch(
-    arguments: tuple[jax.Array, jax.Array], axes: tuple[Any, Any], *, padding: Padding
-) -> tuple[jax.Array, int]:
-    """``vmap`` over images joins the batches; one over kernels is left to XLA."""
-    if axes[1] is not None:
-        plain = functools.partial(_plain_convolution, padding=padding)
-        return jax.vmap(plain, axes)(*arguments), 0
-    images = jnp.moveaxis(arguments[0], axes[0], 0)
-    joined = convolve(images.reshape(-1, *images.shape[2:]), arguments[1], padding)
-    return joined.reshape(*images.shape[:2], *joined.shape[1:]), 0
+def _joining_batches(primitive: Primitive, plain: Callable[..., jax.Array]) -> Callable:
+    """``vmap`` over images joins the batches; one over kernels or biases is left to XLA."""
+
+    def batch(
+        arguments: Sequence[jax.Array], axes: Sequence[Any], *, padding: Padding
+    ) -> tuple[jax.Array, int]:
+        if any(axis is not None for axis in axes[1:]):
+            mapped = jax.vmap(functools.partial(plain, padding=padding), tuple(axes))
+            return mapped(*arguments), 0
+        images = jnp.moveaxis(arguments[0], axes[0], 0)
+        joined = images.reshape(-1, *images.shape[2:])
+        convolved = primitive.bind(joined, *arguments[1:], padding=padding)
+        return convolved.reshape(*images.shape[:2], *convolved.shape[1:]), 0
+
+    return batch
 
 
 def _product_batch(
@@ -235,5 +266,8 @@ def _product_batch(
     return jax.vmap(_plain_product, axes)(*arguments), 0
 
 
-batching.primitive_batchers[_convolve] = _convolve_batch
+batching.primitive_batchers[_convolve] = _joining_batches(_convolve, _plain_convolution)
+batching.primitive_batchers[_convolve_rectified] = _joining_batches(
+    _convolve_rectified, _plain_rectified
+)
 batching.primitive_batchers[_product] = _product_batch

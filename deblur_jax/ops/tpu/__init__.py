@@ -5,6 +5,7 @@ This backend has no forward mode of differentiation (``jax.jvp``); ``backend="pl
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,13 @@ def _of_values(operation: Callable[..., jax.Array]) -> Callable[..., Features]:
     return on_maps
 
 
+def _convolution(
+    features: Features, kernel: jax.Array, bias: jax.Array, *, relu: bool = False, **options: Any
+) -> Features:
+    linear = _either(convolve_packed, PLAIN.convolution)(features, kernel, bias, **options)
+    return _of_values(PLAIN.relu)(linear) if relu else linear
+
+
 def _channel_dropout(packed: Packed, rate: float, keys: jax.Array) -> Packed:
     kept = kept_channels(rate, keys, packed.channels)
     strips = len(packed.array) // len(kept)
@@ -94,7 +102,7 @@ TPU = dataclasses.replace(
     leave=_leave,
     enter_stack=_enter_stack,
     leave_stack=_leave_stack,
-    convolution=_either(convolve_packed, PLAIN.convolution),
+    convolution=_convolution,
     convolve_same_each=_either(convolve_each_packed, PLAIN.convolve_same_each),
     concat_conv_1x1=_either(concat_conv_packed, PLAIN.concat_conv_1x1),
     upsampling_conv_4x4=_either(upsampling_conv_packed, PLAIN.upsampling_conv_4x4),

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from deblur_jax.ops.cpu import onednn
+from deblur_jax.ops.cpu import CPU, onednn
 from deblur_jax.ops.cpu.convolution import convolve_same
+from deblur_jax.ops.operations import PLAIN
+from deblur_jax.runtime.operations import multiply_accumulates
 from tests.accelerator import ON_CPU
 
 pytestmark = [
@@ -59,6 +61,34 @@ def test_a_convolution_is_that_of_xla(b, h, w, channels, size, dtype):
     assert result.dtype == inputs.dtype
     tolerance = (2e-6 if dtype == "float32" else 2**-8) * float(abs(expected).max())
     np.testing.assert_allclose(result.astype(jnp.float32), expected, atol=tolerance)
+
+
+@given(
+    h=st.integers(1, 6),
+    channels=st.sampled_from([(1, 1), (3, 17), (32, 48)]),
+    size=st.sampled_from([1, 3]),
+)
+def test_a_bias_and_a_relu_may_follow_with_gradients_by_what_they_made(h, channels, size):
+    i, o = channels
+    inputs, kernel, bias = random_arrays((2, h, 5, i), (size, size, i, o), (o,))
+
+    def by(ops):
+        def loss(*operands):
+            return jnp.sum(jnp.sin(ops.convolution(*operands, relu=True)))
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(inputs, kernel, bias)
+
+    for actual, expected in zip(*(jax.tree.leaves(by(ops)) for ops in (CPU, PLAIN)), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5 * max(1, abs(expected).max()))
+
+
+def test_a_relu_leaves_nothing_else_for_the_gradient():
+    _, pull_back = jax.vjp(
+        lambda *operands: CPU.convolution(*operands, relu=True),
+        *random_arrays((1, 64, 64, 16), (3, 3, 16, 48), (48,)),
+    )
+    kept = sum(leaf.size for leaf in jax.tree.leaves(pull_back) if leaf.ndim == 4)
+    assert kept == 64 * 64 * (16 + 48) + 3 * 3 * 16 * 48
 
 
 @given(n=st.integers(1, 70), i=st.integers(1, 40), o=st.integers(1, 40))
@@ -118,14 +148,14 @@ def test_no_values_are_left_to_xla():
     assert convolve_same(jnp.zeros((0, 6, 7, 4)), kernel).shape == (0, 6, 7, 5)
 
 
-def test_a_program_that_calls_it_is_not_kept_and_warns_of_nothing(tmp_path, monkeypatch):
+def test_a_program_that_calls_it_is_not_kept(monkeypatch):
     # XLA can't write such a program: it would read memory that is not its own.
+    inputs, kernel, _ = convolutions()
     written = []
     monkeypatch.setattr(
         "jax._src.compilation_cache.put_executable_and_time",
         lambda key, name, *rest: written.append(name),
     )
-    inputs, kernel, _ = convolutions()
     jax.jit(lambda x: convolve_same(x, kernel) + 1).lower(inputs).compile()
     assert written == []
     jax.jit(lambda x: xla_conv(x, kernel, (1, 1)) + 1).lower(inputs).compile()
@@ -174,3 +204,16 @@ def test_wrong_results_are_noticed(monkeypatch):
     )
     monkeypatch.setattr(onednn, "_convolve", twisted)
     assert not onednn.is_available()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_its_multiplications_are_counted(relu):
+    operands = random_arrays((1, 8, 8, 24), (3, 3, 24, 48), (48,))
+
+    def count(ops):
+        def loss(*operands):
+            return ops.convolution(*operands, relu=relu).sum()
+
+        return multiply_accumulates(jax.grad(loss, argnums=(0, 1)), *operands)
+
+    assert count(CPU) >= count(PLAIN) > 2 * 8 * 8 * 9 * 24 * 48
