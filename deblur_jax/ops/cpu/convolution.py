@@ -70,21 +70,13 @@ def convolution(
     precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
     """As ``ops.convolution.convolution``."""
-    in_one_pass = relu and stride == 1 and onednn.takes(features, kernel)
-    if in_one_pass and _groups_of_rows(kernel) == 1:
+    if relu and stride == 1 and onednn.takes(features, kernel) and _groups_of_rows(kernel) == 1:
         with naming_the_plain_backend():
             return _conv_rectified(features, kernel, bias, precision)
-    return plain.convolution(
-        features,
-        kernel,
-        bias,
-        stride=stride,
-        relu=relu,
-        precision=precision,
-        convolve=convolve_same,
-    )
+    return _convolution(features, kernel, bias, stride=stride, relu=relu, precision=precision)
 
 
+_convolution = functools.partial(plain.convolution, convolve=convolve_same)
 concat_conv_1x1 = functools.partial(plain.concat_conv_1x1, convolve=convolve_same)
 upsampling_conv_4x4 = functools.partial(plain.upsampling_conv_4x4, convolve=convolve_same)
 
@@ -230,13 +222,15 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _conv_rectified(
     inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
-    return onednn.convolve_rectified(inputs, kernel, bias, same_padding(kernel))
+    return _convolution(inputs, kernel, bias, relu=True, precision=precision)
 
 
 def _rectified_forward(
     inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    outputs = _conv_rectified(inputs, kernel, bias, precision)
+    del precision
+    # In one call, so that XLA can't keep what was there before the ReLU, to make its mask of that.
+    outputs = onednn.convolve_rectified(inputs, kernel, bias, same_padding(kernel))
     return outputs, (inputs, kernel, bias, outputs)
 
 
@@ -244,10 +238,12 @@ def _rectified_backward(
     precision: jax.lax.PrecisionLike, saved: tuple[Any, ...], cotangents: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     inputs, kernel, bias, outputs = saved
-    # The outputs say where they were rectified, so what was there before need not be kept.
     d_linear = jnp.where(outputs > 0, cotangents, 0)
     d_inputs, d_kernel = _conv_backward(same_padding(kernel), precision, (inputs, kernel), d_linear)
-    return d_inputs, d_kernel, d_linear.sum((0, 1, 2), dtype=bias.dtype)
+    # oneDNN's ReLU makes 0 of NaN. Those of the inputs are in the kernel's gradient all the same;
+    # those of the parameters are added to the bias's, so that no step takes them for numbers.
+    not_finite = 0 * (kernel.sum() + bias.sum())
+    return d_inputs, d_kernel, d_linear.sum((0, 1, 2), dtype=bias.dtype) + not_finite
 
 
 _conv_rectified.defvjp(_rectified_forward, _rectified_backward)

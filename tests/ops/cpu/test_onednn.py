@@ -91,6 +91,19 @@ def test_a_relu_leaves_nothing_else_for_the_gradient():
     assert kept == 64 * 64 * (16 + 48) + 3 * 3 * 16 * 48
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_no_number_stays_none(which):
+    operands = random_arrays((1, 8, 8, 24), (3, 3, 24, 48), (48,))
+    operands[which] = operands[which].at[(0,) * operands[which].ndim].set(jnp.nan)
+    by_cpu, by_xla = (ops.convolution(*operands, relu=True) for ops in (CPU, PLAIN))
+    inside = np.s_[:, 1:-1, 1:-1]  # at the border only one of them multiplies with the padding
+    np.testing.assert_array_equal(jnp.isnan(by_cpu)[inside], jnp.isnan(by_xla)[inside])
+    gradients = jax.grad(
+        lambda *operands: CPU.convolution(*operands, relu=True).sum(), argnums=(1, 2)
+    )(*operands)
+    assert any(jnp.isnan(gradient).any() for gradient in gradients)
+
+
 @given(n=st.integers(1, 70), i=st.integers(1, 40), o=st.integers(1, 40))
 def test_a_product_is_that_of_numpy(n, i, o):
     a, b = random_arrays((n, i), (n, o))
