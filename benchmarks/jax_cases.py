@@ -28,7 +28,7 @@ def make(
         compute: dtype and backend.
     """
     if network == "convolution":
-        return _convolution(*shape)
+        return _convolution(compute, *shape)
     if network == "recurrence":
         return _recurrence(compute, what, *shape)
     return (_training if what == "training" else _inference)(network, compute, *shape)
@@ -92,14 +92,11 @@ def _recurrence(compute, what, batch, height, width, channels):
     return lambda: jax.block_until_ready(scan(inputs, gates))
 
 
-def _convolution(batch, height, width, channels):
+def _convolution(compute, batch, height, width, channels):
     features = jnp.ones((batch, height, width, channels))
-    kernel = jnp.ones((3, 3, channels, channels))
-    layout = ("NHWC", "HWIO", "NHWC")
-    convolve = jax.jit(
-        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=layout)
-    )
-    return lambda: jax.block_until_ready(convolve(features, kernel))
+    kernel, bias = jnp.ones((3, 3, channels, channels)), jnp.zeros(channels)
+    convolve = jax.jit(compute.resolve(jax.default_backend()).ops.convolution)
+    return lambda: jax.block_until_ready(convolve(features, kernel, bias))
 
 
 def _images(batch, height, width):
