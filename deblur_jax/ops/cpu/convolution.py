@@ -147,7 +147,7 @@ def _plain_conv(
     inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int], precision: jax.lax.PrecisionLike
 ) -> jax.Array:
     if onednn.takes(inputs, kernel):
-        return onednn.convolve(inputs, kernel, padding)
+        return onednn.convolve(inputs, kernel, padding, precision)
     return _xla_conv(inputs, kernel, padding, precision)
 
 
@@ -228,9 +228,9 @@ def _conv_rectified(
 def _rectified_forward(
     inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    del precision
     # In one call, so that XLA can't keep what was there before the ReLU, to make its mask of that.
-    outputs = onednn.convolve_rectified(inputs, kernel, bias, same_padding(kernel))
+    padding = same_padding(kernel)
+    outputs = onednn.convolve_rectified(inputs, kernel, bias, padding, precision)
     return outputs, (inputs, kernel, bias, outputs)
 
 
@@ -341,7 +341,7 @@ def _kernel_gradient(
 def _product_over_rows(a: jax.Array, b: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """(n, i) and (n, o) to (i, o) float32: the transposed ``a`` times ``b``."""
     if onednn.may_run():
-        return onednn.product_over_rows(a.astype(jnp.float32), b.astype(jnp.float32))
+        return onednn.product_over_rows(a.astype(jnp.float32), b.astype(jnp.float32), precision)
     return jax.lax.dot_general(
         a, b, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
     )

@@ -156,6 +156,13 @@ def test_what_is_exported_runs_without_it():
     np.testing.assert_allclose(exported.call(inputs, kernel), expected, atol=1e-5)
 
 
+def test_what_is_exported_for_other_platforms_keeps_its_precision():
+    inputs, kernel, _ = convolutions()
+    function = jax.jit(functools.partial(convolve_same, precision="highest"))
+    module = jax.export.export(function, platforms=["tpu"])(inputs, kernel).mlir_module()
+    assert "precision_config = [#stablehlo<precision HIGHEST>" in module.replace("  ", " ")
+
+
 def test_no_values_are_left_to_xla():
     _, kernel, _ = convolutions()
     assert convolve_same(jnp.zeros((0, 6, 7, 4)), kernel).shape == (0, 6, 7, 5)
@@ -212,9 +219,7 @@ def test_a_jaxlib_that_was_built_without_it_takes_xlas_own(monkeypatch):
 @pytest.mark.usefixtures("looked_up_again")
 def test_wrong_results_are_noticed(monkeypatch):
     wrong = functools.partial(onednn._convolution_config, padding=(0, 2))
-    twisted = onednn._primitive(
-        "twisted", CALL, onednn._plain_convolution, lambda *, padding: wrong()
-    )
+    twisted = onednn._primitive("twisted", CALL, onednn._plain_convolution, lambda **_: wrong())
     monkeypatch.setattr(onednn, "_convolve", twisted)
     assert not onednn.is_available()
 
