@@ -10,7 +10,14 @@ import jax
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import EXACT, add_dtype, add_loose_names, add_tiles, say
+from deblur_jax.commands.flags import (
+    EXACT,
+    add_dtype,
+    add_loose_names,
+    add_tiles,
+    restoring_options,
+    say,
+)
 from deblur_jax.data import PairSource, open_pairs
 from deblur_jax.data.benchmarks import BENCHMARKS
 from deblur_jax.data.sources import available_splits, is_embedded, what_is_passed_over
@@ -129,15 +136,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if jax.process_index() == 0:
         say(what_is_passed_over(data, args.split or "test"))
     incomplete = _incomplete(len(pairs), data, args)
-    restorer = Restorer.load(
-        args.weights,
-        ema=args.ema,
-        dtype=args.dtype,
-        precision=args.precision,
-        ensemble=args.ensemble,
-        tile=args.tile,
-        overlap=args.overlap,
-    )
+    restorer = Restorer.load(args.weights, precision=args.precision, **restoring_options(args))
     overlap = "exact" if args.overlap == EXACT else args.overlap
     flags = {name: value for name, value in vars(args).items() if name != "run"}
     described = {

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def flag_values(words: Sequence[str], flag: str) -> list[str]:
@@ -51,6 +52,12 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
         help="of feature maps: bfloat16 is less exact, and may take half of the time (default: as "
         "in training)",
     )
+
+
+def restoring_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``Restorer.load`` takes of the flags that say how to restore, by name."""
+    names = ("ema", "dtype", "ensemble", "tile", "overlap")
+    return {name: getattr(args, name) for name in names}
 
 
 EXACT = sys.maxsize

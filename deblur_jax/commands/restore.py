@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 import deblur_jax
-from deblur_jax.commands.flags import add_dtype, add_tiles, say
+from deblur_jax.commands.flags import add_dtype, add_tiles, restoring_options, say
 from deblur_jax.commands.targets import Job, plan_targets
 from deblur_jax.data.sources import is_embedded
 from deblur_jax.errors import UserError
@@ -136,14 +136,7 @@ def run(args: argparse.Namespace) -> None:
         return
     require_devices()
     check_output_folder(args.out)
-    restorer = Restorer.load(
-        args.weights,
-        ema=args.ema,
-        dtype=args.dtype,
-        ensemble=args.ensemble,
-        tile=args.tile,
-        overlap=args.overlap,
-    )
+    restorer = Restorer.load(args.weights, **restoring_options(args))
     say(_notes_on_weights(restorer))
 
     start = time.monotonic()

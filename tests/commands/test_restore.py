@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from PIL import Image
 
 from deblur_jax.commands.targets import TargetError, plan_targets
+from deblur_jax.errors import ConfigError
 from deblur_jax.inference.restorer import Restorer
 from deblur_jax.models import initialize
 from deblur_jax.weights.folder import save_weights
@@ -44,6 +46,33 @@ def test_a_folder_of_all_kinds(photos, tiny_weights, tmp_path):
         assert restored.dtype == original.dtype
         np.testing.assert_array_equal(restored, restorer(original))
     assert pixels(out / "colour.png").shape == (17, 23, 3)
+
+
+def test_a_dtype_may_be_named(photos, tiny_weights, tmp_path):
+    words = ["--weights", tiny_weights, "--dtype", "bfloat16"]
+    out = tmp_path / "out"
+    result = run_command("restore", photos / "colour.jpg", *words, "--out", out)
+    assert result.returncode == 0, result.stderr
+    named, usual = Restorer.load(tiny_weights, dtype="bfloat16"), Restorer.load(tiny_weights)
+    image = pixels(photos / "colour.jpg")
+    np.testing.assert_array_equal(pixels(out / "colour.png"), named(image))
+    difference = np.abs(named(image / np.float32(255)) - usual(image / np.float32(255))).max()
+    assert 1e-6 < difference < 0.02
+    words += [
+        "--data",
+        "synthetic:pan",
+        "--length",
+        "1",
+        "--size",
+        "32",
+        "--out",
+        tmp_path / "eval",
+    ]
+    result = run_command("evaluate", *words, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["dtype"] == "bfloat16"
+    with pytest.raises(ConfigError, match="dtype can't be 'float16'"):
+        Restorer.load(tiny_weights, dtype="float16")
 
 
 def test_a_page_shows_every_image_before_and_after(photos, tiny_weights, tmp_path):

@@ -225,12 +225,19 @@ def _conv_rectified(
     return _convolution(inputs, kernel, bias, relu=True, precision=precision)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _conv_rectified_in_one_call(
+    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    """What a gradient begins with: XLA can't keep what was there before the ReLU for its mask."""
+    padding = same_padding(kernel)
+    return onednn.convolve_rectified(inputs, kernel, bias, padding, precision)
+
+
 def _rectified_forward(
     inputs: jax.Array, kernel: jax.Array, bias: jax.Array, precision: jax.lax.PrecisionLike
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    # In one call, so that XLA can't keep what was there before the ReLU, to make its mask of that.
-    padding = same_padding(kernel)
-    outputs = onednn.convolve_rectified(inputs, kernel, bias, padding, precision)
+    outputs = _conv_rectified_in_one_call(inputs, kernel, bias, precision)
     return outputs, (inputs, kernel, bias, outputs)
 
 
@@ -240,13 +247,15 @@ def _rectified_backward(
     inputs, kernel, bias, outputs = saved
     d_linear = jnp.where(outputs > 0, cotangents, 0)
     d_inputs, d_kernel = _conv_backward(same_padding(kernel), precision, (inputs, kernel), d_linear)
+    d_bias = d_linear.sum((0, 1, 2), dtype=jnp.float32)
     # oneDNN's ReLU makes 0 of NaN. Those of the inputs are in the kernel's gradient all the same;
     # those of the parameters are added to the bias's, so that no step takes them for numbers.
-    not_finite = 0 * (kernel.sum() + bias.sum())
-    return d_inputs, d_kernel, d_linear.sum((0, 1, 2), dtype=bias.dtype) + not_finite
+    zero_or_nan = 0 * (kernel.sum() + bias.sum())
+    return d_inputs, d_kernel, (d_bias + zero_or_nan).astype(bias.dtype)
 
 
 _conv_rectified.defvjp(_rectified_forward, _rectified_backward)
+_conv_rectified_in_one_call.defvjp(_rectified_forward, _rectified_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

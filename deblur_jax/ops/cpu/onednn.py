@@ -36,8 +36,8 @@ _TRIED_VERSIONS = ("0.10.2",)
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """Of the processor; without one of them XLA's own convolution of bfloat16 is the faster one."""
 
-_is_tried = contextvars.ContextVar("_is_tried", default=False)
-"""Whether the program is the one that finds out whether oneDNN runs."""
+_in_trial = contextvars.ContextVar("_in_trial", default=False)
+"""Whether the program that is compiled is the one that finds out whether oneDNN runs."""
 
 Padding = tuple[int, int]
 """Zeros before and after rows and columns."""
@@ -122,7 +122,7 @@ def _runs() -> bool:
 
 
 def _agree(function: Callable, plain: Callable, *arguments: np.ndarray) -> bool:
-    token = _is_tried.set(True)
+    token = _in_trial.set(True)
     try:
         with jax.ensure_compile_time_eval():
             found, expected = (
@@ -132,7 +132,7 @@ def _agree(function: Callable, plain: Callable, *arguments: np.ndarray) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     finally:
-        _is_tried.reset(token)
+        _in_trial.reset(token)
     return np.allclose(found, expected, rtol=1e-4)
 
 
@@ -216,7 +216,7 @@ def _primitive(
         if (
             module.lowering_parameters.for_export
             or _leaves_devices_to_xla(module.axis_context)
-            or not (_is_tried.get() or is_available())
+            or not (_in_trial.get() or is_available())
         ):
             return as_plain(context, *operands, **parameters)
         if _no_callback not in module.host_callbacks:

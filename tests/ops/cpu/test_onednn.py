@@ -92,6 +92,31 @@ def test_a_relu_leaves_nothing_else_for_the_gradient():
     assert kept == 64 * 64 * (16 + 48) + 3 * 3 * 16 * 48
 
 
+@pytest.mark.parametrize("bias_dtype", ["float32", "bfloat16"])
+def test_with_a_relu_it_can_be_differentiated_twice(bias_dtype):
+    inputs, kernel, bias = random_arrays((1, 6, 6, 24), (3, 3, 24, 48), (48,))
+    bias = bias.astype(bias_dtype)
+
+    def slope_of_slope(ops):
+        def loss(*operands):
+            return (ops.convolution(*operands, relu=True) ** 3).sum()
+
+        def size_of_slope(*operands):
+            slopes = jax.grad(loss, argnums=(0, 1, 2))(*operands)
+            return sum((slope.astype(jnp.float32) ** 2).sum() for slope in slopes)
+
+        return jax.grad(size_of_slope, argnums=(0, 1, 2))(inputs, kernel, bias)
+
+    for actual, expected in zip(slope_of_slope(CPU), slope_of_slope(PLAIN), strict=True):
+        assert actual.dtype == expected.dtype
+        tolerance = 1e-5 if bias_dtype == "float32" else 2**-7
+        np.testing.assert_allclose(
+            actual.astype(jnp.float32),
+            expected.astype(jnp.float32),
+            atol=tolerance * float(abs(expected).max()),
+        )
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_is_no_number_stays_none(which):
     operands = random_arrays((1, 8, 8, 24), (3, 3, 24, 48), (48,))
