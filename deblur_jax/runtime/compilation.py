@@ -145,8 +145,8 @@ def keep_compiled_programs() -> None:
     """Keeps the programs that a command compiles, ready for the next one.
 
     They go to ``JAX_COMPILATION_CACHE_DIR``, if that is set, else to ``deblur_jax`` in the user's
-    folder for caches; a user without one does without. Programs that call oneDNN on the CPU can't
-    be kept, and are used only where the variable is not set (``ops/cpu/onednn.py``).
+    folder for caches; a user without one does without. Programs that call oneDNN on the CPU
+    can't be kept; where the variable is set there are none (``ops/cpu/onednn.py``).
     """
     if _cache_folder() is None and _own_cache_folder() is not None:
         jax.config.update("jax_compilation_cache_dir", _own_cache_folder())
