@@ -302,8 +302,8 @@ class SVRNN(nnx.Module):
         compute: how to compute it; the plain operations in float32 by default.
     """
 
-    size_multiple: ClassVar[int] = 8
     computes_by_table: ClassVar[bool] = True
+    size_multiple: ClassVar[int] = 8
     """Height and width must be multiples of this."""
     receptive_radius: ClassVar[int | None] = None
     """The recurrences reach across the image."""

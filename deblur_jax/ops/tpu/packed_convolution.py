@@ -6,6 +6,7 @@ kernel is that table times the plain kernel, with zeros where two columns are no
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,6 +30,9 @@ from deblur_jax.ops.tpu.packed import (
 )
 from deblur_jax.ops.tpu.strips import SUBLANES
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
+
+_FEW_ROWS = 8
+"""Of a strip: with no more of them the gradient to the input is made of joined rows."""
 
 Reads = Callable[[int], list[tuple[int, int]]]
 """From a column of the output, the columns that it reads, each with its tap."""
@@ -287,12 +291,59 @@ def _convolve(
     precision: jax.lax.PrecisionLike = None,
 ) -> Packed:
     """Without a bias, and with any values beyond the image."""
+    columns = columns or resized_columns(packed, 1 / stride, kernel.shape[-1])
+    convolve = functools.partial(_convolve_rows, stride=stride, precision=precision)
+    few_rows = packed.array.shape[1] <= _FEW_ROWS
+    if few_rows and stride == 1 and len(kernel) % 2 == 1:
+        return _with_gradient_of_joined_rows(convolve, packed, kernel, columns)
+    return convolve(packed, kernel, columns)
+
+
+def _with_gradient_of_joined_rows(
+    convolve: Callable[[Packed, jax.Array, int], Packed],
+    packed: Packed,
+    kernel: jax.Array,
+    columns: int,
+) -> Packed:
+    """A convolution with stride 1 whose gradient to the input is one of the same form.
+
+    The rows of neighbouring strips are joined before it, and the kernel is turned. The transposed
+    convolution, which JAX takes, computes the rows at the seams in both strips, and adds: of strips
+    of two rows these are as many again.
+    """
+
+    @jax.custom_vjp
+    def convolved(packed: Packed, kernel: jax.Array) -> Packed:
+        return convolve(packed, kernel, columns)
+
+    def gradients(
+        arguments: tuple[Packed, jax.Array], d_output: Packed
+    ) -> tuple[Packed, jax.Array]:
+        packed, kernel = arguments
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        d_packed = _with_gradient_of_joined_rows(convolve, d_output, turned, packed.columns)
+        _, to_kernel = jax.vjp(lambda kernel: convolve(packed, kernel, columns), kernel)
+        return d_packed, *to_kernel(d_output)
+
+    convolved.defvjp(lambda *arguments: (convolved(*arguments), arguments), gradients)
+    with naming_the_plain_backend():
+        return convolved(packed, kernel)
+
+
+def _convolve_rows(
+    packed: Packed,
+    kernel: jax.Array,
+    columns: int,
+    *,
+    stride: int,
+    precision: jax.lax.PrecisionLike,
+) -> Packed:
     size = len(kernel)
     grid = dataclasses.replace(
         packed,
         height=packed.height // stride,
         width=packed.width // stride,
-        columns=columns or resized_columns(packed, 1 / stride, kernel.shape[-1]),
+        columns=columns,
         shifted=packed.in_stack and packed.columns > 1 and not packed.shifted,
     )
     before = (size - 1) // 2
