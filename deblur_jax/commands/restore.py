@@ -223,6 +223,7 @@ def _restore_all(
             desc="restoring",
             unit="MP",
             unit_scale=True,
+            estimate_from=0.02,  # the first program is compiled before
             total=math.ceil(1e3 * sum(megapixels.values())) / 1e3,  # never less than what is done
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(shared.num_devices + 1) as threads,

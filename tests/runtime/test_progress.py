@@ -41,3 +41,14 @@ def test_on_a_terminal_one_line_is_written_over(monkeypatch):
     assert text.count("\n") == 1
     assert text.count("\r") >= 3
     assert "100%" in text
+
+
+def test_no_time_left_is_estimated_of_next_to_nothing(monkeypatch):
+    stream = Stream(is_terminal=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    options = {"desc": "restoring", "unit": "MP", "mininterval": 0}
+    with progress_bar(total=100.0, estimate_from=0.02, **options) as bar:
+        bar.update(0.001)
+        bar.update(50)
+    lines = stream.getvalue().splitlines()
+    assert ["? left" in line for line in lines[:3]] == [True, True, False]
