@@ -31,7 +31,7 @@ from deblur_jax.ops.tpu.packed import (
 from deblur_jax.ops.tpu.strips import SUBLANES
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
-_FEW_ROWS = 8
+_FEW_ROWS = 4
 """Of a strip: with no more of them the gradient to the input is made of joined rows."""
 
 Reads = Callable[[int], list[tuple[int, int]]]
