@@ -63,7 +63,8 @@ def _training(network, compute, batch, height, width):
         mesh=mesh,
         deterministic=compute.deterministic,
     )
-    state = [jax.device_put(init_state(params, optimizer), replicated(mesh))]
+    make_state = jax.jit(init_state, static_argnums=1)
+    state = [jax.device_put(make_state(params, optimizer), replicated(mesh))]
     pairs = {key: _images(batch, height, width) for key in ("blurred", "sharp")}
     pairs = jax.device_put(pairs, batch_sharding(mesh))
 

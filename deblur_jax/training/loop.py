@@ -27,6 +27,7 @@ from deblur_jax.models import (
     initialize,
 )
 from deblur_jax.runtime import signals
+from deblur_jax.runtime.compilation import quick_compilation
 from deblur_jax.runtime.devices import batch_sharding, data_mesh, prefetch_to_device, replicated
 from deblur_jax.runtime.files import PathLike, check_utf_8
 from deblur_jax.runtime.lock import only_run_in
@@ -220,7 +221,13 @@ def _initial_state(
 ) -> TrainState:
     if config.init_from is not None and checkpoints.latest_step() is None:
         params = _initial_params(config, config.init_from, params)
-    start = init_state(params, optimizer, with_ema=config.ema_decay is not None)
+    # One program, not one for each shape in the state.
+    make_state = jax.jit(
+        init_state,
+        static_argnames=("optimizer", "with_ema"),
+        compiler_options=quick_compilation(mesh.devices.flat[0].platform),
+    )
+    start = make_state(params, optimizer, with_ema=config.ema_decay is not None)
     state = jax.device_put(start, replicated(mesh))
     return checkpoints.restore(state) or state
 

@@ -11,11 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from deblur_jax.runtime.compilation import (
-    Compiled,
-    deterministic_options,
-    quick_compilation,
-)
+from deblur_jax.runtime.compilation import Compiled, deterministic_options
 from deblur_jax.runtime.devices import DATA_AXIS
 from deblur_jax.training.losses import LossFn
 
@@ -36,15 +32,11 @@ class TrainState(NamedTuple):
 def init_state(
     params: nnx.State, optimizer: optax.GradientTransformation, *, with_ema: bool = False
 ) -> TrainState:
-    """The state before the first step, made by one program: not by one for each shape in it."""
-
-    def make(params: nnx.State) -> TrainState:
-        # Two arrays of zero: the step donates its state, and a buffer can be donated only once.
-        step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        ema = jax.tree.map(jnp.copy, params) if with_ema else None
-        return TrainState(step, params, optimizer.init(params), skipped, ema)
-
-    return Compiled(make, quick_compilation(jax.default_backend()))(params)
+    """The state before the first step."""
+    # Two arrays of zero: the step donates its state, and a buffer can be donated only once.
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    ema = jax.tree.map(jnp.copy, params) if with_ema else None
+    return TrainState(step, params, optimizer.init(params), skipped, ema)
 
 
 StepFn = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
