@@ -29,6 +29,8 @@ def print_beside_bars(text: str) -> None:
 
 
 class _Bar(tqdm):  # type: ignore[misc]
+    """A bar of ``progress_bar``."""
+
     def __init__(self, *arguments: Any, estimate_from: float, **options: Any):
         self._estimate_from = estimate_from
         super().__init__(*arguments, **options)

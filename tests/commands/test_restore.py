@@ -58,16 +58,8 @@ def test_a_dtype_may_be_named(photos, tiny_weights, tmp_path):
     np.testing.assert_array_equal(pixels(out / "colour.png"), named(image))
     difference = np.abs(named(image / np.float32(255)) - usual(image / np.float32(255))).max()
     assert 1e-6 < difference < 0.02
-    words += [
-        "--data",
-        "synthetic:pan",
-        "--length",
-        "1",
-        "--size",
-        "32",
-        "--out",
-        tmp_path / "eval",
-    ]
+    data = ["--data", "synthetic:pan", "--length", "1", "--size", "32"]
+    words += [*data, "--out", tmp_path / "eval"]
     result = run_command("evaluate", *words, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["dtype"] == "bfloat16"

@@ -310,6 +310,13 @@ def _with_gradient_of_joined_rows(
     The rows of neighbouring strips are joined before it, and the kernel is turned. The transposed
     convolution, which JAX takes, computes the rows at the seams in both strips, and adds: of strips
     of two rows these are as many again.
+
+    Args:
+        convolve: from a map, a kernel and p of the result to the result.
+        packed: the map. Its gradient has any values beyond the image; that of the result must be
+            zero there, as it is after ``zero_beyond``.
+        kernel: (k, k, i, o), k odd.
+        columns: p of the result.
     """
 
     @jax.custom_vjp
@@ -338,6 +345,7 @@ def _convolve_rows(
     stride: int,
     precision: jax.lax.PrecisionLike,
 ) -> Packed:
+    """``_convolve``, differentiated as JAX does it."""
     size = len(kernel)
     grid = dataclasses.replace(
         packed,
