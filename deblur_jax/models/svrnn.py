@@ -255,9 +255,7 @@ def make_gates(
     convs = [stage.conv_gates for stage in stages]
     compute = convs[0].compute
     kernels = [of_directions(conv.kernel).astype(compute.dtype) for conv in convs]
-    linear = compute.ops.convolve_same_each(
-        guidance, kernels, groups=len(directions), precision=compute.precision
-    )
+    linear = compute.ops.convolve_same_each(guidance, kernels, precision=compute.precision)
     return [
         stage.limited(compute.ops.add_bias(own, of_directions(stage.conv_gates.bias)))
         for stage, own in zip(stages, linear, strict=True)

@@ -80,7 +80,6 @@ def convolve_same_each(
     inputs: jax.Array,
     kernels: Sequence[jax.Array],
     *,
-    groups: int = 1,
     precision: jax.lax.PrecisionLike = None,
     convolve: SameConvolution = convolve_same,
 ) -> tuple[jax.Array, ...]:
@@ -89,15 +88,12 @@ def convolve_same_each(
     Args:
         inputs: (b, h, w, i).
         kernels: of shapes (k, k, i, o_k).
-        groups: how many blocks of channels the outputs consist of, as gates of several directions
-            do; of use to backends that pack.
         precision: of products.
         convolve: computes one of them.
 
     Returns:
         For each kernel (b, h, w, o_k).
     """
-    del groups
     return tuple(convolve(inputs, kernel, precision=precision) for kernel in kernels)
 
 

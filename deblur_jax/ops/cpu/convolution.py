@@ -51,11 +51,9 @@ def convolve_same_each(
     inputs: jax.Array,
     kernels: Sequence[jax.Array],
     *,
-    groups: int = 1,
     precision: jax.lax.PrecisionLike = None,
 ) -> tuple[jax.Array, ...]:
     """As ``ops.convolution.convolve_same_each``, computed as one convolution."""
-    del groups
     with naming_the_plain_backend():
         return _conv_each(inputs, tuple(kernels), precision)
 

@@ -22,6 +22,7 @@ are always zero, as the zero padding of a convolution asks.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
@@ -29,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deblur_jax.ops.tpu.strips import strips_of
+from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
 LANES = 128
 
@@ -191,10 +193,51 @@ def _with_rows_of_several_strips(strips: jax.Array, above: int, below: int) -> j
     return jnp.stack(wider, axis=1).reshape(b * count, -1, positions, lanes)
 
 
-def interleaved_rows(even: jax.Array, odd: jax.Array) -> jax.Array:
-    """Rows in turn of two arrays (n, rows, positions, lanes): (n, 2·rows, positions, lanes)."""
-    n, rows, positions, lanes = even.shape
-    return jnp.stack([even, odd], axis=2).reshape(n, 2 * rows, positions, lanes)
+def interleaved(arrays: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Lines in turn of some arrays of one shape, k of them: k times as many along the axis.
+
+    It is a sum of the arrays with gaps between their lines, which moves less than stacking them.
+    """
+    with naming_the_plain_backend():
+        return _interleaved(tuple(arrays), axis)
+
+
+def taken_apart(array: jax.Array, count: int, axis: int) -> tuple[jax.Array, ...]:
+    """Undoes ``interleaved``: every k-th line along the axis, from the first k on."""
+    with naming_the_plain_backend():
+        return _taken_apart(array, count, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _interleaved(arrays: tuple[jax.Array, ...], axis: int) -> jax.Array:
+    gap = len(arrays) - 1
+
+    def with_gaps(array: jax.Array, before: int) -> jax.Array:
+        padding = [(0, 0, 0)] * array.ndim
+        padding[axis] = (before, gap - before, gap)
+        return jax.lax.pad(array, jnp.zeros((), array.dtype), padding)
+
+    first, *others = (with_gaps(array, before) for before, array in enumerate(arrays))
+    return sum(others, first)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _taken_apart(array: jax.Array, count: int, axis: int) -> tuple[jax.Array, ...]:
+    def from_line(first: int) -> jax.Array:
+        return jax.lax.slice_in_dim(array, first, None, count, axis)
+
+    return tuple(from_line(first) for first in range(count))
+
+
+# Each is the gradient of the other. JAX's own gradients of them move more.
+_interleaved.defvjp(
+    lambda arrays, axis: (_interleaved(arrays, axis), len(arrays)),
+    lambda axis, count, d_array: (_taken_apart(d_array, count, axis),),
+)
+_taken_apart.defvjp(
+    lambda array, count, axis: (_taken_apart(array, count, axis), None),
+    lambda count, axis, _, d_arrays: (_interleaved(d_arrays, axis),),
+)
 
 
 def zero_beyond(packed: Packed, at_border: float = 1.0) -> Packed:

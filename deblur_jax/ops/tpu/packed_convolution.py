@@ -23,7 +23,7 @@ from deblur_jax.ops.tpu.packed import (
     columns_of,
     in_each_column,
     in_lanes,
-    interleaved_rows,
+    interleaved,
     with_columns,
     with_neighbouring_rows,
     zero_beyond,
@@ -31,8 +31,10 @@ from deblur_jax.ops.tpu.packed import (
 from deblur_jax.ops.tpu.strips import SUBLANES
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
-_FEW_ROWS = 4
+_FEW_ROWS = 8
 """Of a strip: with no more of them the gradient to the input is made of joined rows."""
+_MOST_COLUMNS_OF_ONE = 4
+"""At a position of a result whose input has one column at each."""
 
 Reads = Callable[[int], list[tuple[int, int]]]
 """From a column of the output, the columns that it reads, each with its tap."""
@@ -54,10 +56,9 @@ def convolve_each_packed(
     packed: Packed,
     kernels: Sequence[jax.Array],
     *,
-    groups: int = 1,
     precision: jax.lax.PrecisionLike = None,
 ) -> tuple[Packed, ...]:
-    """``ops.convolution.convolve_same_each``; each of the groups fills the lanes.
+    """``ops.convolution.convolve_same_each``; the outputs of each kernel fill the lanes.
 
     A convolution that packs more columns than there were multiplies with more zeros. That is less
     than moving its outputs costs. But its gradient is that of one convolution of all outputs, at
@@ -71,7 +72,7 @@ def convolve_each_packed(
         return tuple(
             with_columns(
                 dataclasses.replace(joint, array=in_lanes(own)),
-                columns_of(kernel.shape[-1] // groups),
+                columns_of(kernel.shape[-1]),
             )
             for own, kernel in zip(jnp.split(by_columns, ends, axis=-1), kernels, strict=True)
         )
@@ -79,7 +80,7 @@ def convolve_each_packed(
     @jax.custom_vjp
     def convolved(packed: Packed, kernels: tuple[jax.Array, ...]) -> tuple[Packed, ...]:
         return tuple(
-            _convolve(packed, kernel, columns_of(kernel.shape[-1] // groups), precision=precision)
+            _convolve(packed, kernel, columns_of(kernel.shape[-1]), precision=precision)
             for kernel in kernels
         )
 
@@ -188,7 +189,7 @@ def upsampling_conv_packed(
     # through taps 2 and 0.
     even = convolve_lanes(rows[:, :-1], kernel[3::-2], reads, packed, grid, precision=precision)
     odd = convolve_lanes(rows[:, 1:], kernel[2::-2], reads, packed, grid, precision=precision)
-    return add_bias_packed(dataclasses.replace(grid, array=interleaved_rows(even, odd)), bias)
+    return add_bias_packed(dataclasses.replace(grid, array=interleaved([even, odd], axis=1)), bias)
 
 
 def resized_columns(packed: Packed, scale: int | float, channels: int) -> int:
@@ -236,9 +237,7 @@ def convolve_lanes(
         of_phases.append(convolved)
     if phases == 1:
         return of_phases[0]
-    n, height, _, lanes = of_phases[0].shape
-    array = jnp.stack(of_phases, axis=3).reshape(n, height, positions * phases, lanes)
-    return array[:, :, : grid.positions]
+    return interleaved(of_phases, axis=2)[:, :, : grid.positions]
 
 
 class _LaneTable(NamedTuple):
@@ -291,12 +290,24 @@ def _convolve(
     precision: jax.lax.PrecisionLike = None,
 ) -> Packed:
     """Without a bias, and with any values beyond the image."""
-    columns = columns or resized_columns(packed, 1 / stride, kernel.shape[-1])
+    columns = columns or _columns_of_result(packed, kernel.shape[-1], stride)
     convolve = functools.partial(_convolve_rows, stride=stride, precision=precision)
     few_rows = packed.array.shape[1] <= _FEW_ROWS
-    if few_rows and stride == 1 and len(kernel) % 2 == 1:
+    if few_rows and stride == 1 and columns == packed.columns and len(kernel) % 2 == 1:
         return _with_gradient_of_joined_rows(convolve, packed, kernel, columns)
     return convolve(packed, kernel, columns)
+
+
+def _columns_of_result(packed: Packed, channels: int, stride: int) -> int:
+    """P of a convolution's result: the map's own, or half of it where the width is halved.
+
+    But where the map fills the lanes with one column, as the recurrence's states do, a result of
+    fewer channels fills them too, with up to four.
+    """
+    merges = stride == 1 and packed.channels == LANES
+    if merges and columns_of(channels) <= _MOST_COLUMNS_OF_ONE:
+        return columns_of(channels)
+    return resized_columns(packed, 1 / stride, channels)
 
 
 def _with_gradient_of_joined_rows(

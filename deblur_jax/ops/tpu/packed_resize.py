@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from deblur_jax.ops.tpu.packed import (
     Packed,
-    interleaved_rows,
+    interleaved,
+    taken_apart,
     with_neighbouring_rows,
     zero_beyond,
 )
@@ -25,18 +26,15 @@ def max_pool_packed(packed: Packed) -> Packed:
     """``ops.pooling.max_pool_2x2``."""
     columns = max(1, packed.columns // 2)
     if packed.columns == 1:
-        n, height, positions, lanes = packed.array.shape
-        pairs = packed.array.reshape(n, height, positions // 2, 2, lanes)
-        left, right = pairs[:, :, :, 0], pairs[:, :, :, 1]
+        left, right = taken_apart(packed.array, 2, axis=2)
     else:
         halved = dataclasses.replace(packed, width=packed.width // 2, columns=columns)
         left = _mix_columns(packed, halved, lambda y: [(2 * y, 0)], (1.0,))
         right = _mix_columns(packed, halved, lambda y: [(2 * y + 1, 0)], (1.0,))
-    n, height, positions, lanes = left.shape
-    rows = _first_of_largest(left, right).reshape(n, height // 2, 2, positions, lanes)
+    upper, lower = taken_apart(_first_of_largest(left, right), 2, axis=1)
     return dataclasses.replace(
         packed,
-        array=_first_of_largest(rows[:, :, 0], rows[:, :, 1]),
+        array=_first_of_largest(upper, lower),
         height=packed.height // 2,
         width=packed.width // 2,
         columns=columns,
@@ -73,8 +71,9 @@ def _first_of_largest(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _of_rows(packed: Packed, even: jax.Array, odd: jax.Array) -> Packed:
     """A map of twice the height."""
-    array = interleaved_rows(even, odd)
-    return dataclasses.replace(packed, array=array, height=2 * packed.height)
+    return dataclasses.replace(
+        packed, array=interleaved([even, odd], axis=1), height=2 * packed.height
+    )
 
 
 def _doubled_columns(packed: Packed, reads: Reads, weights: tuple[float, float]) -> Packed:
@@ -83,15 +82,14 @@ def _doubled_columns(packed: Packed, reads: Reads, weights: tuple[float, float])
     doubled = dataclasses.replace(packed, width=2 * packed.width, columns=columns)
     if columns > 1:
         return dataclasses.replace(doubled, array=_mix_columns(packed, doubled, reads, weights))
-    n, height, positions, lanes = packed.array.shape
+    positions = packed.array.shape[2]
     wider = jnp.pad(packed.array, ((0, 0), (0, 0), (1, 1), (0, 0)))
 
     def column(y: int) -> jax.Array:
         parts = [weights[i] * wider[:, :, 1 + x : 1 + x + positions] for x, i in reads(y)]
         return sum(parts[1:], parts[0])
 
-    array = jnp.stack([column(0), column(1)], axis=3).reshape(n, height, 2 * positions, lanes)
-    return dataclasses.replace(doubled, array=array)
+    return dataclasses.replace(doubled, array=interleaved([column(0), column(1)], axis=2))
 
 
 def _mix_columns(
