@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from deblur_jax.ops.tpu import TPU
 from deblur_jax.ops.tpu.packed import (
     Packed,
+    interleaved,
     pack,
+    taken_apart,
     unpack,
     with_columns,
     with_neighbouring_rows,
@@ -78,3 +81,16 @@ def test_strips_see_the_rows_of_their_neighbours(above, below):
         image, strip = divmod(n, strips)
         expected = wider[image, strip * rows : (strip + 1) * rows + above + below]
         np.testing.assert_array_equal(of_strip.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize(("count", "axis"), [(2, 1), (2, 2), (3, 2)])
+def test_interleaved_lines_are_taken_apart_again(count, axis):
+    arrays = random_arrays(*[(2, 3, 4, 5)] * count)
+    array = interleaved(arrays, axis)
+    shape = [2, 3, 4, 5]
+    shape[axis] *= count
+    assert jnp.array_equal(array, jnp.stack(arrays, axis + 1).reshape(shape))
+    for part, expected in zip(taken_apart(array, count, axis), arrays, strict=True):
+        assert jnp.array_equal(part, expected)
+    check_grads(lambda *arrays: interleaved(arrays, axis), arrays, 1, ["rev"], rtol=1e-2)
+    check_grads(lambda array: taken_apart(array, count, axis), [array], 1, ["rev"], rtol=1e-2)

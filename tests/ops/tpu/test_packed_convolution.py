@@ -105,9 +105,24 @@ def test_a_transposed_convolution_is_the_plain_one(b, h, w, channels, o):
     )
 
 
+@pytest.mark.parametrize(("o", "columns"), [(64, 2), (32, 4), (20, 4), (3, 1)])
+def test_a_result_of_fewer_channels_than_lanes_takes_more_columns(o, columns):
+    """Up to four, where the map has one column at a position and fills the lanes."""
+    features, bias = random_arrays((1, 12, 10, 128), (o,))
+    kernel = random_kernel(3, 128, o)
+    result = TPU.convolution(pack(features, channels=128), kernel, bias)
+    assert result.columns == columns
+    assert_same(
+        lambda ops, maps, weights: ops.convolution(*maps, *weights, precision="highest"),
+        [features],
+        [{"channels": 128, "halvings": 0}],
+        [kernel, bias],
+    )
+
+
 @pytest.mark.parametrize(("channels", "o"), [(128, 128), (32, 64), (16, 24)])
-def test_outputs_of_several_groups_are_the_plain_ones(channels, o):
-    """The lanes are filled by each of four groups: 32, 16 or 6 channels."""
+def test_outputs_of_several_kernels_are_the_plain_ones(channels, o):
+    """Each fills the lanes with one, two or four columns."""
     (features, bias) = random_arrays((1, 10, 18, 6), (o,))
 
     def convolved(ops, maps, weights):
