@@ -110,7 +110,7 @@ def test_forward_differentiation_names_the_plain_backend():
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("strips", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("width", "kernels"), [(32, 2), (163, 4)])
+@pytest.mark.parametrize(("width", "kernels"), [(16, 2), (163, 4)])
 def test_the_kernels_compile_for_tpus(dtype, strips, width, kernels):
     device = topology_mesh("v5e:2x2").devices.ravel()[0]
     placed = jax.sharding.SingleDeviceSharding(device)
