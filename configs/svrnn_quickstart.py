@@ -3,8 +3,8 @@
     python train.py --config configs/svrnn_quickstart.py --workdir runs/svrnn_quickstart
     python evaluate.py --weights runs/svrnn_quickstart --data synthetic:pan
 
-Hardware: 2 CPU cores, about 5 minutes. Expected: +1.3 to +2.4 dB on held-out photographs (25.81 to
-28.17 dB; with seed 1 27.17, and without oneDNN 27.08).
+Hardware: 2 CPU cores, about 5 minutes. Expected: +3.6 to +4.0 dB on held-out photographs (25.81 to
+29.81 dB; with other seeds 29.45 to 29.73).
 
 The family of blur is the narrow one of ``quickstart.py``, and the network a fortieth of the
 paper's. It restores the image itself, not what to add to it, so half of the time passes until it

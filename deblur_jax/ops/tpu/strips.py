@@ -11,11 +11,8 @@ SUBLANES = 8
 """Of a register: the batch, of which strips are a part, lies over them."""
 
 BEST: dict[tuple[tuple[int, int, int], str], int] = {
-    # --config svrnn_gopro --images 8, 16, 32 and 64
+    # --config svrnn_gopro --images 8
     ((8, 16, 16), "bfloat16"): 1,
-    ((16, 16, 16), "bfloat16"): 1,
-    ((32, 16, 16), "bfloat16"): 1,
-    ((64, 16, 16), "bfloat16"): 1,
 }
 """By images, height and width of a network's smallest map, and the dtype."""
 
