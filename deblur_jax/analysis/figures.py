@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from deblur_jax.analysis.inverse_filter import Experiment
 from deblur_jax.analysis.receptive_field import extent
@@ -101,7 +102,8 @@ def gates_figure(gates: np.ndarray, image: np.ndarray) -> Figure:
     """
     stages, directions = gates.shape[:2]
     aspect = image.shape[0] / image.shape[1]
-    figure = Figure(figsize=(14, 2.3 * aspect * stages + 0.8), layout="constrained")
+    layout = ConstrainedLayoutEngine(wspace=0.04)  # room for the stages' names
+    figure = Figure(figsize=(14, 2.3 * aspect * stages + 0.8), layout=layout)
     all_axes = figure.subplots(stages, directions + 1)
     means = gates.mean(-1)
     limit = np.quantile(np.abs(means), 0.995)
