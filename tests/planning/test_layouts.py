@@ -1,6 +1,8 @@
-"""What the compiler makes of the loops over residual blocks."""
+"""Where the compiler moves feature maps: not in loops over blocks, nor around recurrences."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +11,26 @@ from flax import nnx
 
 from deblur_jax.models import ComputeConfig
 from deblur_jax.models.mimo_unet import EncoderBlock
-from deblur_jax.planning.program_text import Instruction, parse_program
+from deblur_jax.models.svrnn import SpatialRNN, make_gates
+from deblur_jax.planning.program_text import Instruction, Program, parse_program
 from tests.tpu import topology_mesh
 
 pytestmark = pytest.mark.slow
 _MEMORY = re.compile(r"S\(\d\)")
 
 
+def compiled_gradient(loss: Callable[..., jax.Array], *arguments: Any) -> Program:
+    """The program for v5e of a function's gradient by its first two arguments."""
+    placed = jax.sharding.SingleDeviceSharding(topology_mesh("v5e:2x2").devices[0])
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placed), arguments
+    )
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    return parse_program(gradient.lower(*shapes).compile().as_text())
+
+
 def copies_between_layouts_in_loops(channels: int, side: int, backend: str) -> list[str]:
     """Copies and pads of whole feature maps, in the loops of a stack with its gradient."""
-    mesh = topology_mesh("v5e:2x2")
-    placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     compute = ComputeConfig(dtype="bfloat16", backend=backend).resolve("tpu")
     stack = nnx.eval_shape(lambda: EncoderBlock(channels, 3, rngs=nnx.Rngs(0), compute=compute))
     graphdef, params = nnx.split(stack)
@@ -30,11 +41,7 @@ def copies_between_layouts_in_loops(channels: int, side: int, backend: str) -> l
         return jnp.sum(features.astype(jnp.float32) ** 2)
 
     x = jax.ShapeDtypeStruct((4, side, side, channels), jnp.bfloat16)
-    arguments = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placed), (params, x)
-    )
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    program = parse_program(gradient.lower(*arguments).compile().as_text())
+    program = compiled_gradient(loss, params, x)
     loops = [
         program.computations[instruction.called["body"]]
         for computation in program.computations.values()
@@ -63,6 +70,37 @@ def changes_layout(instruction: Instruction, around: dict[str, Instruction]) -> 
 @pytest.mark.parametrize(("channels", "side"), [(32, 256), (64, 128), (128, 64)])
 def test_no_feature_map_changes_its_layout_in_the_loop_of_a_stack(channels, side):
     assert copies_between_layouts_in_loops(channels, side, "tpu") == []
+
+
+def test_no_states_change_their_layout_between_the_gates_and_what_merges_them():
+    """Two of SVRNN's stages, with the gates of 4 images and their gradient."""
+    compute = ComputeConfig(dtype="bfloat16", backend="tpu").resolve("tpu")
+    stages = nnx.eval_shape(
+        lambda: nnx.List(
+            [SpatialRNN(32, 256, None, rngs=nnx.Rngs(0), compute=compute) for _ in range(2)]
+        )
+    )
+    graphdef, params = nnx.split(stages)
+
+    def loss(params, x, guidance):
+        stages = nnx.merge(graphdef, params)
+        features, of_gates = (
+            compute.ops.enter(a, channels=a.shape[-1], halvings=2) for a in (x, guidance)
+        )
+        for stage, gates in zip(stages, make_gates(stages, of_gates), strict=True):
+            features = stage(features, gates)
+        return jnp.sum(compute.ops.leave(features).astype(jnp.float32) ** 2)
+
+    x, guidance = (jax.ShapeDtypeStruct((4, 64, 64, c), jnp.bfloat16) for c in (32, 256))
+    program = compiled_gradient(loss, params, x, guidance)
+    entry = program.computations[program.entry]
+    of_states = 4 * 64 * 64 * 128 * 2
+    changed = [
+        instruction.text.partition(", metadata")[0]
+        for instruction in entry.values()
+        if instruction.bytes(anywhere=True) == of_states and changes_layout(instruction, entry)
+    ]
+    assert changed == []
 
 
 def test_it_would_in_the_plain_form():
