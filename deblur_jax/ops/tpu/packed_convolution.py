@@ -32,7 +32,8 @@ from deblur_jax.ops.tpu.strips import SUBLANES
 from deblur_jax.runtime.differentiation import naming_the_plain_backend
 
 _FEW_ROWS = 8
-"""Of a strip: with no more of them the gradient to the input is made of joined rows."""
+"""Of a strip: with no more of them, outside of stacks, the gradient to the input is made of joined
+rows. In stacks, which are loops, the compiler's estimates are better without."""
 _MOST_COLUMNS_OF_ONE = 4
 """At a position of a result whose input has one column at each."""
 
@@ -292,8 +293,9 @@ def _convolve(
     """Without a bias, and with any values beyond the image."""
     columns = columns or _columns_of_result(packed, kernel.shape[-1], stride)
     convolve = functools.partial(_convolve_rows, stride=stride, precision=precision)
-    few_rows = packed.array.shape[1] <= _FEW_ROWS
-    if few_rows and stride == 1 and columns == packed.columns and len(kernel) % 2 == 1:
+    keeps_its_form = stride == 1 and columns == packed.columns and len(kernel) % 2 == 1
+    few_rows = packed.array.shape[1] <= _FEW_ROWS and not packed.in_stack
+    if keeps_its_form and few_rows:
         return _with_gradient_of_joined_rows(convolve, packed, kernel, columns)
     return convolve(packed, kernel, columns)
 
