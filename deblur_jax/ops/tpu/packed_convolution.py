@@ -306,8 +306,8 @@ def _columns_of_result(packed: Packed, channels: int, stride: int) -> int:
     But where the map fills the lanes with one column, as the recurrence's states do, a result of
     fewer channels fills them too, with up to four.
     """
-    merges = stride == 1 and packed.channels == LANES
-    if merges and columns_of(channels) <= _MOST_COLUMNS_OF_ONE:
+    full_of_one = packed.columns == 1 and packed.channels == LANES
+    if full_of_one and stride == 1 and columns_of(channels) <= _MOST_COLUMNS_OF_ONE:
         return columns_of(channels)
     return resized_columns(packed, 1 / stride, channels)
 

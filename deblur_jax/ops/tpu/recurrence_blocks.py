@@ -181,7 +181,8 @@ def call_kernel(
             over one of the inputs.
         arrays: the inputs, the gates, and others.
         outputs: the states; or the gradients of the inputs and of the gates.
-        operations: additions and multiplications for each value of a state.
+        operations: additions and multiplications for each value of a state, without the products
+            with the tables, which the matrix unit computes.
         interpret: run it step by step in JAX.
     """
     of_rows, of_positions, of_strips, buffers = plan.blocks

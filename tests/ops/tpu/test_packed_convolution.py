@@ -112,6 +112,8 @@ def test_a_result_of_fewer_channels_than_lanes_takes_more_columns(o, columns):
     kernel = random_kernel(3, 128, o)
     result = TPU.convolution(pack(features, channels=128), kernel, bias)
     assert result.columns == columns
+    two_columns = TPU.convolution(pack(features, channels=64), kernel, bias)
+    assert two_columns.columns == 2
     assert_same(
         lambda ops, maps, weights: ops.convolution(*maps, *weights, precision="highest"),
         [features],
