@@ -111,7 +111,7 @@ def _states(
             (states,) = call_kernel(
                 functools.partial(_forward, lanes=lanes, axes=plan.axes),
                 plan,
-                [jnp.asarray(lanes.spreading(), inputs.dtype)],
+                [jnp.asarray(lanes.spreading(), jnp.bfloat16)],
                 [BlockArray(inputs, 0, False), BlockArray(gates, slot, True)],
                 [BlockOutput(shape, slot, True, states)],
                 operations=3,
@@ -130,7 +130,7 @@ def _gradients(
     of_blocks: list[jax.Array] = []
     d_gates: jax.Array | None = None
     for slot, lanes in enumerate(blocks):
-        spreading = lanes.spreading()
+        spreading = jnp.asarray(lanes.spreading(), jnp.bfloat16)
         d_inputs: jax.Array | None = None
         plans = plan_kernels(lanes, size)
         for plan in plans:
@@ -139,7 +139,7 @@ def _gradients(
             d_inputs, d_gates = call_kernel(
                 functools.partial(_backward, lanes=lanes, axes=plan.axes, positions=gates.shape[1]),
                 plan,
-                [jnp.asarray(spreading, inputs.dtype), jnp.asarray(spreading.swapaxes(1, 2))],
+                [spreading, spreading.swapaxes(1, 2)],
                 [
                     BlockArray(inputs, 0, False),
                     *(BlockArray(array, slot, True) for array in as_gates),

@@ -23,6 +23,8 @@ from deblur_jax.ops.tpu.packed import LANES, Packed, columns_of
 
 ROWS, COLUMNS = 1, 2
 """Axes of ``Direction``: along which rows, or columns, follow each other."""
+_UPPER_BITS = -(1 << 16)
+"""Of a float32 those that bfloat16 has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +171,9 @@ class Lines:
         count = len(self.lanes.directions)
         if self.axis == COLUMNS:
             place = jax.lax.div(at, count)
-            return _mix_lanes(ref[:, place], table[jax.lax.rem(at, count)])
+            return mix_lanes(ref[:, place], table[jax.lax.rem(at, count)])
         values = ref[at]
-        parts = [_mix_lanes(values, table[position]) for position in range(count)]
+        parts = [mix_lanes(values, table[position]) for position in range(count)]
         spread = jnp.stack(parts, axis=1).reshape(-1, *values.shape[1:])
         return spread[: self.shape[0]]
 
@@ -179,13 +181,13 @@ class Lines:
         count = len(self.lanes.directions)
         if self.axis == COLUMNS:
             place = jax.lax.div(at, count)
-            ref[:, place] += _mix_lanes(values, table[jax.lax.rem(at, count)])
+            ref[:, place] += mix_lanes(values, table[jax.lax.rem(at, count)])
             return
         missing = ref.shape[1] * count - len(values)
         if missing:
             values = jnp.concatenate([values, jnp.zeros((missing, *values.shape[1:]))])
         parts = values.reshape(-1, count, *values.shape[1:])
-        ref[at] += sum(_mix_lanes(parts[:, position], table[position]) for position in range(count))
+        ref[at] += sum(mix_lanes(parts[:, position], table[position]) for position in range(count))
 
 
 def lines_of(gates: Any, axis: int, lanes: Lanes, *, against: bool = False) -> Lines:
@@ -195,19 +197,30 @@ def lines_of(gates: Any, axis: int, lanes: Lanes, *, against: bool = False) -> L
     return Lines(lanes, axis, steps, (lines, *register), against)
 
 
-def _mix_lanes(values: jax.Array, table: jax.Array) -> jax.Array:
+def mix_lanes(values: jax.Array, table: jax.Array) -> jax.Array:
     """Values (lines, b·strips, 128) times a table of ones and zeros (128, 128), in float32.
 
-    Each sum has few terms that are not zero, and the product with one is exact.
+    The table is bfloat16, so a float32 value goes in three parts, which are bfloat16 and sum up to
+    it exactly: half of the products that the highest precision takes.
     """
-    rows = values.astype(jnp.float32).reshape(-1, LANES).astype(table.dtype)
-    mixed = jnp.dot(
-        rows,
-        table,
-        precision=jax.lax.Precision.HIGHEST if table.dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
-    return mixed.reshape(values.shape)
+    rows = values.astype(jnp.float32).reshape(-1, LANES)
+    parts = [rows] if values.dtype == jnp.bfloat16 else _in_three_parts(rows)
+    mixed = [
+        jnp.dot(part.astype(table.dtype), table, preferred_element_type=jnp.float32)
+        for part in parts
+    ]
+    return sum(mixed[1:], mixed[0]).reshape(values.shape)
+
+
+def _in_three_parts(values: jax.Array) -> list[jax.Array]:
+    """float32 values as sums of three with 8 bits each, the smallest first."""
+    parts: list[jax.Array] = []
+    for _ in range(2):
+        bits = jax.lax.bitcast_convert_type(values, jnp.int32) & _UPPER_BITS
+        upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
+        parts.insert(0, upper)
+        values = values - upper
+    return [values, *parts]
 
 
 def turns_of(lines: Lines) -> tuple[jax.Array, int]:

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import pytest
 
 from deblur_jax.ops.recurrence import DIRECTIONS
-from deblur_jax.ops.tpu import TPU, TPU_INTERPRETED, packed_recurrence, recurrence_blocks
+from deblur_jax.ops.tpu import (
+    TPU,
+    TPU_INTERPRETED,
+    packed_recurrence,
+    recurrence_blocks,
+    recurrence_lanes,
+)
 from deblur_jax.ops.tpu.packed import Packed, pack
 from tests.ops.tpu.packing import assert_same, random_arrays, random_kernel
 from tests.tpu import topology_mesh
@@ -88,6 +94,15 @@ def test_maps_of_which_little_fits_on_the_chip(shape, mib, kernels, buffers, mon
     names = [name for name, _ in called]
     assert (names.count("_forward"), names.count("_backward")) == (2 * kernels[0], kernels[1])
     assert min((plan.blocks.buffers for _, plan in called), default=None) == buffers
+
+
+def test_lanes_of_float32_are_moved_exactly():
+    """Of values that need all bits: the kernels multiply them in bfloat16 with a table."""
+    (values,) = random_arrays((4, 8, 128))
+    values *= 10.0 ** jnp.arange(-16, 16).reshape(4, 8, 1)
+    table = jnp.asarray(jnp.eye(128)[::-1], jnp.bfloat16)
+    moved = jax.jit(recurrence_lanes.mix_lanes)(values, table)
+    assert jnp.array_equal(moved, values[..., ::-1])
 
 
 def test_the_carry_is_float32():
